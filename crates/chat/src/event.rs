@@ -1,0 +1,121 @@
+//! What an answer is made of while it arrives.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The model ended it, or a stop text was met.
+    Stop,
+    /// `max_tokens` or the context's end.
+    Length,
+    /// The model wants tools called.
+    ToolCalls,
+    /// Withheld by a vendor's filter.
+    ContentFilter,
+    /// The answer broke off; what arrived before is kept.
+    Error,
+}
+
+/// One of the likeliest tokens at a position.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TopLogprob {
+    /// The token.
+    pub id: u32,
+    /// Its bytes; may be half a character.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+}
+
+/// The chosen token with its log-probability.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprob {
+    /// The token.
+    pub id: u32,
+    /// Its bytes; may be half a character.
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of its probability; `None` for the first token of a prompt.
+    pub logprob: Option<f32>,
+    /// The likeliest tokens, best first.
+    pub top: Vec<TopLogprob>,
+}
+
+/// Tokens and times of one request, all its answers together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt, cached ones included.
+    pub prompt_tokens: u64,
+    /// Those of them that the prefix cache held.
+    pub cached_tokens: u64,
+    /// Tokens generated, thinking included.
+    pub completion_tokens: u64,
+    /// Those of them that were thinking.
+    pub reasoning_tokens: u64,
+    /// From the request's arrival to the first forward pass.
+    pub queue_time: Duration,
+    /// From there to the first token.
+    pub prefill_time: Duration,
+    /// From the first token to the last.
+    pub decode_time: Duration,
+    /// How long the model thought, measured where it thinks.
+    pub reasoning_time: Duration,
+}
+
+/// A step of a chat answer. `index` says which of the `n` answers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ChatEvent {
+    /// More thinking.
+    Reasoning {
+        /// Which answer.
+        index: u32,
+        /// Whole characters.
+        text: String,
+    },
+    /// More of the answer.
+    Text {
+        /// Which answer.
+        index: u32,
+        /// Whole characters.
+        text: String,
+    },
+    /// A tool call begins.
+    ToolCallStart {
+        /// Which answer.
+        index: u32,
+        /// Which call of this answer, from 0.
+        call: u32,
+        /// The call's id.
+        id: String,
+        /// The function's name.
+        name: String,
+    },
+    /// More of a call's arguments.
+    ToolCallArguments {
+        /// Which answer.
+        index: u32,
+        /// Which call of this answer.
+        call: u32,
+        /// A fragment of JSON text.
+        fragment: String,
+    },
+    /// Log-probabilities of the tokens behind the text events since the last one of these.
+    Logprobs {
+        /// Which answer.
+        index: u32,
+        /// In order of generation.
+        tokens: Vec<TokenLogprob>,
+    },
+    /// This answer is complete.
+    Finish {
+        /// Which answer.
+        index: u32,
+        /// Why.
+        reason: FinishReason,
+    },
+    /// The last event of a stream.
+    Usage(Usage),
+}

@@ -1,0 +1,20 @@
+//! The vocabulary that every other crate speaks: messages, requests, events, and the [`Provider`] that turns
+//! one into the other. It knows no vendor, no wire format and no engine.
+
+mod error;
+mod event;
+mod message;
+mod provider;
+mod request;
+
+pub use error::{ErrorClass, ProviderError};
+pub use event::{ChatEvent, FinishReason, TokenLogprob, TopLogprob, Usage};
+pub use message::{Message, Part, Role, ToolCall};
+pub use provider::{
+    BoxFuture, ChatStream, CompletionEvent, CompletionStream, Embedding, ModelInfo, Provider, ProviderLoad,
+    RenderedPrompt,
+};
+pub use request::{
+    ChatRequest, CompletionPrompt, CompletionRequest, EmbeddingInput, EmbeddingRequest, Pooling,
+    ReasoningEffort, ResponseFormat, Sampling, Tool, ToolChoice,
+};
