@@ -1,1 +1,31 @@
+//! Arithmetic on one CPU: block formats, matrix products, attention, norms, and the threads that do them.
 //!
+//! Every output value is computed by one fixed sequence of floating-point operations, whatever the number of
+//! rows, their order, the number of threads or the instruction set: the same tokens give the same logits, bit
+//! for bit.
+
+pub mod attention;
+mod blocks;
+mod buffer;
+pub mod ceilings;
+mod dequantize;
+mod dispatch;
+mod dtype;
+mod error;
+pub mod kv;
+mod matmul;
+mod matrix;
+pub mod pool;
+pub mod rope;
+pub mod vector;
+
+pub use attention::{AttentionWorkspace, SeqRows, attention};
+pub use dequantize::{dequantize_row, f8e4m3_to_f32};
+pub use dispatch::{CpuFeatures, Isa, KERNELS_VARIABLE, check_isa, cpu_features, isa};
+pub use dtype::DType;
+pub use error::KernelError;
+pub use kv::{KvCache, KvDType, KvLayout};
+pub use matmul::{Product, Workspace, gated_mlp, matmul};
+pub use matrix::Matrix;
+pub use pool::Pool;
+pub use rope::{RopeStyle, RopeTable};
