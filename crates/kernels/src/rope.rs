@@ -1,0 +1,127 @@
+//! Rotary position embedding (Su et al. 2021, arXiv:2104.09864).
+//!
+//! Pair `i` of a head's rotated part turns by `position * inv_freq[i]`. Angles and their cosines are computed
+//! in f64: in f32 the angle of position 100,000 would be off by several thousandths.
+
+use crate::pool::Pool;
+
+/// Which two dimensions make a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RopeStyle {
+    /// Dimension `i` with `i + dim / 2`, as Hugging Face's `rotate_half` and GPT-NeoX.
+    HalfSplit,
+    /// Dimension `2i` with `2i + 1`, as the paper and the published DeepSeek and Llama code.
+    Interleaved,
+}
+
+/// Positions per step of the coarse table.
+const FINE: usize = 256;
+/// Pairs turned at a time; their cosines stay on the stack.
+const PAIRS: usize = 64;
+/// Below this many values a fork/join costs more than it gains.
+const PARALLEL_VALUES: usize = 1 << 14;
+
+/// Cosines and sines for positions `0..max_positions`.
+///
+/// An angle is the sum of a coarse one, `position / 256 * 256`, and a fine one, `position % 256`, and the
+/// addition theorems give its cosine and sine. Thus 128k positions take less than a megabyte instead of 64.
+#[derive(Clone, Debug)]
+pub struct RopeTable {
+    /// `[max_positions / 256][pairs]` (cos, sin), times the attention factor.
+    coarse: Vec<(f64, f64)>,
+    /// `[256][pairs]` (cos, sin).
+    fine: Vec<(f64, f64)>,
+    pairs: usize,
+    max_positions: usize,
+    style: RopeStyle,
+}
+
+impl RopeTable {
+    /// A table for `inv_freq.len()` pairs. `attention_factor` multiplies cosine and sine, as YaRN wants it
+    /// (Peng et al. 2023, arXiv:2309.00071, section 3.4); 1.0 for plain rope.
+    #[must_use]
+    pub fn new(inv_freq: &[f64], max_positions: usize, attention_factor: f32, style: RopeStyle) -> Self {
+        let table = |steps: usize, stride: usize, factor: f64| {
+            let angles = (0..steps).flat_map(|step| inv_freq.iter().map(move |f| (step * stride) as f64 * f));
+            angles.map(|angle| (angle.cos() * factor, angle.sin() * factor)).collect()
+        };
+        Self {
+            coarse: table(max_positions.div_ceil(FINE), FINE, f64::from(attention_factor)),
+            fine: table(FINE.min(max_positions), 1, 1.0),
+            pairs: inv_freq.len(),
+            max_positions,
+            style,
+        }
+    }
+
+    /// Dimensions that turn: twice the number of frequencies.
+    #[must_use]
+    pub fn dim(&self) -> usize {
+        self.pairs * 2
+    }
+
+    /// Positions the table reaches to.
+    #[must_use]
+    pub fn max_positions(&self) -> usize {
+        self.max_positions
+    }
+
+    /// Turns dimensions `rot_offset..rot_offset + dim` of each head of each row in place.
+    ///
+    /// `x` is `[positions.len(), n_heads * head_dim]`.
+    ///
+    /// # Panics
+    /// If a length does not fit or a position is beyond the table.
+    pub fn apply(
+        &self,
+        pool: &Pool,
+        x: &mut [f32],
+        n_heads: usize,
+        head_dim: usize,
+        rot_offset: usize,
+        positions: &[u32],
+    ) {
+        let row_len = n_heads * head_dim;
+        assert_eq!(x.len(), positions.len() * row_len, "x is [rows, n_heads * head_dim]");
+        assert!(rot_offset + self.dim() <= head_dim, "the rotated part lies within the head");
+        assert!(
+            positions.iter().all(|p| (*p as usize) < self.max_positions),
+            "a position is beyond the table's {}",
+            self.max_positions
+        );
+        if row_len == 0 {
+            return;
+        }
+        let _ = (pool, PARALLEL_VALUES);
+        for (row, position) in x.chunks_exact_mut(row_len).zip(positions) {
+            self.turn_row(row, head_dim, rot_offset, *position as usize);
+        }
+    }
+
+    fn turn_row(&self, row: &mut [f32], head_dim: usize, rot_offset: usize, position: usize) {
+        let coarse = &self.coarse[position / FINE * self.pairs..][..self.pairs];
+        let fine = &self.fine[position % FINE * self.pairs..][..self.pairs];
+        let mut turns = [(0.0_f32, 0.0_f32); PAIRS];
+        for first in (0..self.pairs).step_by(PAIRS) {
+            let turns = &mut turns[..PAIRS.min(self.pairs - first)];
+            for (turn, ((cos_a, sin_a), (cos_b, sin_b))) in
+                turns.iter_mut().zip(coarse[first..].iter().zip(&fine[first..]))
+            {
+                *turn = ((cos_a * cos_b - sin_a * sin_b) as f32, (sin_a * cos_b + cos_a * sin_b) as f32);
+            }
+            for head in row.chunks_exact_mut(head_dim) {
+                let head = &mut head[rot_offset..rot_offset + self.dim()];
+                for (i, (cos, sin)) in turns.iter().enumerate() {
+                    let pair = first + i;
+                    let (a, b) = match self.style {
+                        RopeStyle::HalfSplit => (pair, pair + self.pairs),
+                        RopeStyle::Interleaved => (2 * pair, 2 * pair + 1),
+                    };
+                    let (x, y) = (head[a], head[b]);
+                    head[a] = x * cos - y * sin;
+                    head[b] = x * sin + y * cos;
+                }
+            }
+        }
+    }
+}
