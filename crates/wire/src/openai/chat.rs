@@ -1,0 +1,192 @@
+//! Chat requests.
+
+use std::collections::BTreeMap;
+
+use levain_chat::{ChatRequest, ReasoningEffort};
+use serde_json::Value;
+
+use super::error::ApiError;
+use super::reader::{Reader, quoted};
+use super::sampling::{self, N_MAX, TOKENS_MAX, TOP_LOGPROBS_MAX};
+use super::table::CHAT;
+use super::{message, tools};
+use crate::json::text_len;
+
+const KWARGS_MAX: usize = 64;
+const KWARGS_BYTES_MAX: usize = 64 << 10;
+
+/// What the renderer itself gives to a template: a request must not replace it.
+const KWARGS_RESERVED: &[&str] = &[
+    "messages",
+    "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "pad_token",
+    "chat_template",
+    "tokenize",
+    "raise_exception",
+    "strftime_now",
+    "date",
+];
+
+/// A chat request and how to answer it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChatCall {
+    /// What to answer.
+    pub request: ChatRequest,
+    /// As server-sent events.
+    pub stream: bool,
+    /// Send the token counts before the end of the stream.
+    pub include_usage: bool,
+}
+
+impl ChatCall {
+    /// Reads the body of `POST /v1/chat/completions`.
+    ///
+    /// # Errors
+    /// Names the field that is missing, unknown, not offered or out of its bounds.
+    pub fn from_bytes(body: &[u8]) -> Result<Self, ApiError> {
+        let mut reader = Reader::body(body)?;
+        let streaming = sampling::streaming(&mut reader)?;
+        let tools = tools::tools(reader.take("tools"))?;
+        let thinking = thinking(&mut reader)?;
+        let request = ChatRequest {
+            model: model(&mut reader)?,
+            messages: message::read(reader.required("messages")?)?,
+            tool_choice: tools::choice(reader.take("tool_choice"), &tools)?,
+            tools,
+            parallel_tool_calls: reader.flag("parallel_tool_calls")?,
+            response_format: tools::response_format(reader.take("response_format"))?,
+            sampling: sampling::read(&mut reader)?,
+            stop: sampling::stop(&mut reader)?,
+            max_tokens: max_tokens(&mut reader)?,
+            n: reader.count("n", 1..=N_MAX)?.unwrap_or(1),
+            logprobs: logprobs(&mut reader)?,
+            reasoning_effort: thinking.effort,
+            reasoning_budget: thinking.budget,
+            template_kwargs: template_kwargs(reader.take("chat_template_kwargs"))?,
+            tenant: None,
+        };
+        reader.finish(CHAT)?;
+        Ok(Self { request, stream: streaming.stream, include_usage: streaming.include_usage })
+    }
+}
+
+pub(super) fn model(reader: &mut Reader) -> Result<String, ApiError> {
+    let model = reader.required_text("model")?;
+    if model.is_empty() || model.len() > 1024 {
+        return Err(ApiError::invalid("model", "expected a name that /v1/models lists"));
+    }
+    Ok(model)
+}
+
+fn max_tokens(reader: &mut Reader) -> Result<Option<u32>, ApiError> {
+    let old = reader.count("max_tokens", 1..=TOKENS_MAX)?;
+    let new = reader.count("max_completion_tokens", 1..=TOKENS_MAX)?;
+    same(old, new, "max_tokens", "max_completion_tokens")
+}
+
+fn logprobs(reader: &mut Reader) -> Result<Option<u32>, ApiError> {
+    let wanted = reader.flag("logprobs")?.unwrap_or(false);
+    let top = reader.count("top_logprobs", 0..=TOP_LOGPROBS_MAX)?;
+    match (wanted, top) {
+        (true, top) => Ok(Some(top.unwrap_or(0))),
+        (false, None | Some(0)) => Ok(None),
+        (false, Some(_)) => Err(ApiError::invalid("top_logprobs", "it needs logprobs: true")),
+    }
+}
+
+struct Thinking {
+    effort: Option<ReasoningEffort>,
+    budget: Option<u32>,
+}
+
+/// How long to think, in the words of several vendors; they must not contradict one another.
+fn thinking(reader: &mut Reader) -> Result<Thinking, ApiError> {
+    let mut budget = same(
+        reader.count("max_reasoning_tokens", 0..=TOKENS_MAX)?,
+        reader.count("thinking_budget", 0..=TOKENS_MAX)?,
+        "max_reasoning_tokens",
+        "thinking_budget",
+    )?;
+    let effort = match reader.text("reasoning_effort")?.as_deref() {
+        None => None,
+        Some("none") => Some(ReasoningEffort::None),
+        Some("minimal" | "low") => Some(ReasoningEffort::Low),
+        Some("medium") => Some(ReasoningEffort::Medium),
+        Some("high" | "xhigh" | "max") => Some(ReasoningEffort::High),
+        Some(other) => {
+            return Err(ApiError::invalid(
+                "reasoning_effort",
+                format!("expected none, minimal, low, medium, high, xhigh or max, got {}", quoted(other)),
+            ));
+        }
+    };
+    let mut enabled = reader.flag("enable_thinking")?;
+    if let Some(value) = reader.take("thinking") {
+        let mut inner = Reader::object(value, "thinking")?;
+        let on = match inner.required_text("type")?.as_str() {
+            "enabled" => true,
+            "disabled" => false,
+            other => {
+                return Err(ApiError::invalid(
+                    "thinking.type",
+                    format!("expected enabled or disabled, got {}", quoted(other)),
+                ));
+            }
+        };
+        enabled = same(enabled, Some(on), "enable_thinking", "thinking.type")?;
+        let tokens = inner.count("budget_tokens", 0..=TOKENS_MAX)?;
+        budget = same(budget, tokens, "max_reasoning_tokens", "thinking.budget_tokens")?;
+        inner.finish_all(&["type", "budget_tokens"])?;
+    }
+    let effort = match (enabled, effort) {
+        (Some(false), None | Some(ReasoningEffort::None)) => Some(ReasoningEffort::None),
+        (Some(true), Some(ReasoningEffort::None)) | (Some(false), Some(_)) => {
+            return Err(ApiError::invalid("reasoning_effort", "it contradicts enable_thinking or thinking"));
+        }
+        (Some(true) | None, effort) => effort,
+    };
+    Ok(Thinking { effort, budget })
+}
+
+/// Two names of one thing.
+fn same<T: PartialEq>(a: Option<T>, b: Option<T>, a_name: &str, b_name: &str) -> Result<Option<T>, ApiError> {
+    match (a, b) {
+        (Some(a), Some(b)) if a != b => Err(ApiError::invalid(
+            b_name,
+            format!("it differs from {a_name}, which means the same: send one of them"),
+        )),
+        (a, b) => Ok(a.or(b)),
+    }
+}
+
+fn template_kwargs(value: Option<Value>) -> Result<BTreeMap<String, Value>, ApiError> {
+    const PARAM: &str = "chat_template_kwargs";
+    let Some(value) = value else { return Ok(BTreeMap::new()) };
+    let bytes = text_len(&value);
+    let map = Reader::object(value, PARAM)?.into_map();
+    if map.len() > KWARGS_MAX || bytes > KWARGS_BYTES_MAX {
+        return Err(ApiError::invalid(
+            PARAM,
+            format!("expected at most {KWARGS_MAX} variables of {KWARGS_BYTES_MAX} bytes in all"),
+        ));
+    }
+    for key in map.keys() {
+        let identifier = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let starts_well = key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        if !starts_well || key.len() > 64 || !key.chars().all(identifier) {
+            return Err(ApiError::invalid(PARAM, format!("{} can't name a variable", quoted(key))));
+        }
+        if KWARGS_RESERVED.contains(&key.as_str()) {
+            return Err(ApiError::invalid(
+                PARAM,
+                format!("{} is set by the server and can't be replaced", quoted(key)),
+            ));
+        }
+    }
+    Ok(map.into_iter().collect())
+}

@@ -1,0 +1,167 @@
+//! Raw completions and embeddings: prompts as text or token ids, one or many.
+
+use levain_chat::{CompletionPrompt, CompletionRequest, EmbeddingRequest, Pooling};
+use serde_json::Value;
+
+use super::chat::model;
+use super::error::ApiError;
+use super::reader::{Reader, quoted, shown, wrong_type};
+use super::sampling::{self, N_MAX, TOKENS_MAX, TOP_LOGPROBS_MAX};
+use super::table::{COMPLETION, EMBEDDING};
+use super::tools;
+
+const PROMPTS_MAX: usize = 128;
+const CHOICES_MAX: u32 = 128;
+const INPUTS_MAX: usize = 2048;
+/// What the dialect says where `max_tokens` is absent.
+const COMPLETION_TOKENS: u32 = 16;
+
+/// A request for raw completion and how to answer it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompletionCall {
+    /// One request for each prompt; all alike but for the prompt.
+    pub requests: Vec<CompletionRequest>,
+    /// As server-sent events.
+    pub stream: bool,
+    /// Send the token counts before the end of the stream.
+    pub include_usage: bool,
+    /// Name tokens as `token_id:N`.
+    pub tokens_as_ids: bool,
+}
+
+impl CompletionCall {
+    /// Reads the body of `POST /v1/completions`.
+    ///
+    /// # Errors
+    /// Names the field that is missing, unknown, not offered or out of its bounds.
+    pub fn from_bytes(body: &[u8]) -> Result<Self, ApiError> {
+        let mut reader = Reader::body(body)?;
+        let streaming = sampling::streaming(&mut reader)?;
+        let model = model(&mut reader)?;
+        let prompts = prompts(reader.required("prompt")?, "prompt", PROMPTS_MAX)?;
+        let echo = reader.flag("echo")?.unwrap_or(false);
+        let tokens_min = if echo { 0 } else { 1 };
+        let max_tokens = reader.count("max_tokens", tokens_min..=TOKENS_MAX)?.unwrap_or(COMPLETION_TOKENS);
+        let n = reader.count("n", 1..=N_MAX)?.unwrap_or(1);
+        let choices = u32::try_from(prompts.len()).unwrap_or(u32::MAX).saturating_mul(n);
+        if choices > CHOICES_MAX {
+            return Err(ApiError::invalid(
+                "n",
+                format!("prompts times n is {choices}, and {CHOICES_MAX} is the most"),
+            ));
+        }
+        if reader.count("best_of", 1..=u32::MAX)?.is_some_and(|best_of| best_of != n) {
+            return Err(ApiError::unsupported("best_of", "answers are not ranked; leave it out"));
+        }
+        let template = CompletionRequest {
+            model,
+            prompt: CompletionPrompt::Tokens(Vec::new()),
+            max_tokens: Some(max_tokens),
+            sampling: sampling::read(&mut reader)?,
+            stop: sampling::stop(&mut reader)?,
+            n,
+            logprobs: reader.count("logprobs", 0..=TOP_LOGPROBS_MAX)?,
+            echo,
+            ignore_eos: reader.flag("ignore_eos")?.unwrap_or(false),
+            response_format: tools::response_format(reader.take("response_format"))?,
+            tenant: None,
+        };
+        let tokens_as_ids = reader.flag("return_tokens_as_token_ids")?.unwrap_or(false);
+        reader.finish(COMPLETION)?;
+        let requests =
+            prompts.into_iter().map(|prompt| CompletionRequest { prompt, ..template.clone() }).collect();
+        Ok(Self { requests, stream: streaming.stream, include_usage: streaming.include_usage, tokens_as_ids })
+    }
+}
+
+/// How to write vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EncodingFormat {
+    /// An array of numbers.
+    Float,
+    /// Little-endian 32-bit floats in base64.
+    Base64,
+}
+
+/// A request for embeddings and how to answer it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbeddingCall {
+    /// What to embed.
+    pub request: EmbeddingRequest,
+    /// How to write the vectors.
+    pub format: EncodingFormat,
+}
+
+impl EmbeddingCall {
+    /// Reads the body of `POST /v1/embeddings`.
+    ///
+    /// # Errors
+    /// Names the field that is missing, unknown, not offered or out of its bounds.
+    pub fn from_bytes(body: &[u8]) -> Result<Self, ApiError> {
+        let mut reader = Reader::body(body)?;
+        let model = model(&mut reader)?;
+        let inputs = prompts(reader.required("input")?, "input", INPUTS_MAX)?;
+        if inputs.iter().any(|input| matches!(input, CompletionPrompt::Text(text) if text.is_empty())) {
+            return Err(ApiError::invalid("input", "an empty text has no meaning to embed"));
+        }
+        let format = match reader.text("encoding_format")?.as_deref() {
+            None | Some("float") => EncodingFormat::Float,
+            Some("base64") => EncodingFormat::Base64,
+            Some(other) => {
+                return Err(ApiError::invalid(
+                    "encoding_format",
+                    format!("expected float or base64, got {}", quoted(other)),
+                ));
+            }
+        };
+        let pooling = match reader.text("pooling")?.as_deref() {
+            None => None,
+            Some("mean") => Some(Pooling::Mean),
+            Some("last") => Some(Pooling::Last),
+            Some(other) => {
+                return Err(ApiError::invalid(
+                    "pooling",
+                    format!("expected mean or last, got {}", quoted(other)),
+                ));
+            }
+        };
+        reader.finish(EMBEDDING)?;
+        Ok(Self { request: EmbeddingRequest { model, inputs, pooling, tenant: None }, format })
+    }
+}
+
+/// A text, texts, token ids, or arrays of token ids.
+fn prompts(value: Value, path: &str, max: usize) -> Result<Vec<CompletionPrompt>, ApiError> {
+    let items = match value {
+        Value::String(text) => return Ok(vec![CompletionPrompt::Text(text)]),
+        Value::Array(items) => items,
+        other => return Err(wrong_type(path, "a string or an array", &other)),
+    };
+    match items.first() {
+        None => return Err(ApiError::invalid(path, "the array is empty")),
+        Some(Value::Number(_)) => return Ok(vec![CompletionPrompt::Tokens(token_ids(items, path)?)]),
+        Some(_) => {}
+    }
+    if items.len() > max {
+        return Err(ApiError::invalid(path, format!("expected at most {max} entries, got {}", items.len())));
+    }
+    let prompt = |(i, item)| match item {
+        Value::String(text) => Ok(CompletionPrompt::Text(text)),
+        Value::Array(ids) => token_ids(ids, &format!("{path}[{i}]")).map(CompletionPrompt::Tokens),
+        other => Err(wrong_type(format!("{path}[{i}]"), "a string or an array of token ids", &other)),
+    };
+    items.into_iter().enumerate().map(prompt).collect()
+}
+
+/// An array of token ids; whether the model has them is for the provider to say.
+pub(super) fn token_ids(items: Vec<Value>, path: &str) -> Result<Vec<u32>, ApiError> {
+    if items.is_empty() {
+        return Err(ApiError::invalid(path, "the array is empty"));
+    }
+    let id = |(i, item): (usize, &Value)| {
+        item.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
+            ApiError::invalid(format!("{path}[{i}]"), format!("expected a token id, got {}", shown(item)))
+        })
+    };
+    items.iter().enumerate().map(id).collect()
+}

@@ -1,0 +1,240 @@
+//! Every field of the dialect's requests and what becomes of it: the one place that documents them. The readers
+//! judge fields by it and the OpenAPI description is made from it.
+
+use serde_json::{Value, json};
+
+/// What becomes of a field.
+#[derive(Debug, Clone, Copy)]
+pub enum Takes {
+    /// It does what it says; what may stand there, as a sentence.
+    Honoured(&'static str),
+    /// Any value is accepted, because none can change the answer; why.
+    Noted(&'static str),
+    /// Only these values (as JSON texts) are accepted, because they ask for what happens anyway; why others
+    /// are refused.
+    Only(&'static [&'static str], &'static str),
+    /// Always refused; why, and what to do.
+    Refused(&'static str),
+}
+
+/// JSON types of a field, for the description.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A string.
+    Text,
+    /// True or false.
+    Flag,
+    /// A whole number.
+    Integer,
+    /// A number.
+    Number,
+    /// An array.
+    Array,
+    /// An object.
+    Object,
+    /// More than one of these.
+    Any,
+}
+
+/// A field of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Field {
+    /// Its name at the top of the body.
+    pub name: &'static str,
+    /// Its JSON type.
+    pub kind: Kind,
+    /// What becomes of it.
+    pub takes: Takes,
+}
+
+const fn field(name: &'static str, kind: Kind, takes: Takes) -> Field {
+    Field { name, kind, takes }
+}
+
+use Kind::{Any, Array, Flag, Integer, Number, Object, Text};
+use Takes::{Honoured, Noted, Only, Refused};
+
+const BOOKKEEPING: Takes = Noted("for the caller's own bookkeeping");
+const HINT: Takes = Noted("a hint for the vendor's caches; prefixes are cached here without it");
+const TIER: Takes = Noted("there is one tier of service");
+const MODEL: Takes = Honoured("a name that /v1/models lists");
+const STREAM: Takes = Honoured("true: answer as server-sent events");
+const STREAM_OPTIONS: Takes = Honoured("include_usage: send the token counts before the end");
+const TEMPERATURE: Takes = Honoured("0 (greedy) to 2; absent: the model's own");
+const TOP_P: Takes = Honoured("above 0, up to 1");
+const TOP_K: Takes = Honoured("0 or -1: all; at most 1,000,000");
+const MIN_P: Takes = Honoured("0 to 1");
+const REPETITION: Takes = Honoured("above 0, up to 2; 1 is off");
+const PENALTY: Takes = Honoured("-2 to 2");
+const BIAS: Takes = Honoured("token id to a number from -100 to 100; at most 1,024 entries");
+const SEED: Takes = Honoured("any 64-bit integer; negative ones stand for their two's complement");
+const STOP: Takes = Honoured("a string, or up to 16 of them, none empty, each of at most 1,024 bytes");
+const N: Takes = Honoured("1 to 16");
+const MAX_TOKENS: Takes = Honoured("1 or more: the most tokens to generate, reasoning included");
+const FORMAT: Takes = Honoured(
+    "text, json_object, json_schema, and as extensions {type: regex, regex} and {type: grammar, grammar} (Lark)",
+);
+
+/// `POST /v1/chat/completions`, and the template part of `POST /apply-template`.
+pub const CHAT: &[Field] = &[
+    field("model", Text, MODEL),
+    field("messages", Array, Honoured("1 to 4,096 messages of system, developer, user, assistant, tool")),
+    field("tools", Array, Honoured("up to 128 functions; a schema of at most 64 KiB and 32 levels each")),
+    field("tool_choice", Any, Honoured("none, auto, required or {type: function, function: {name}}")),
+    field("parallel_tool_calls", Flag, Honoured("false: at most one call in an answer")),
+    field("response_format", Object, FORMAT),
+    field("stream", Flag, STREAM),
+    field("stream_options", Object, STREAM_OPTIONS),
+    field("max_tokens", Integer, MAX_TOKENS),
+    field("max_completion_tokens", Integer, MAX_TOKENS),
+    field("n", Integer, N),
+    field("stop", Any, STOP),
+    field("temperature", Number, TEMPERATURE),
+    field("top_p", Number, TOP_P),
+    field("top_k", Integer, TOP_K),
+    field("min_p", Number, MIN_P),
+    field("repetition_penalty", Number, REPETITION),
+    field("frequency_penalty", Number, PENALTY),
+    field("presence_penalty", Number, PENALTY),
+    field("logit_bias", Object, BIAS),
+    field("seed", Integer, SEED),
+    field("logprobs", Flag, Honoured("true: log-probabilities of the answer's tokens")),
+    field("top_logprobs", Integer, Honoured("0 to 20; needs logprobs")),
+    field(
+        "reasoning_effort",
+        Text,
+        Honoured("none, minimal (= low), low, medium, high, xhigh and max (= high)"),
+    ),
+    field("max_reasoning_tokens", Integer, Honoured("then reasoning is closed by force; 0 or more")),
+    field("thinking_budget", Integer, Honoured("another name of max_reasoning_tokens")),
+    field("enable_thinking", Flag, Honoured("false: reasoning_effort none")),
+    field("thinking", Object, Honoured("{type: enabled | disabled, budget_tokens}")),
+    field(
+        "chat_template_kwargs",
+        Object,
+        Honoured("up to 64 variables for the chat template, 64 KiB in all"),
+    ),
+    field("user", Text, BOOKKEEPING),
+    field("metadata", Object, BOOKKEEPING),
+    field("safety_identifier", Text, BOOKKEEPING),
+    field("prompt_cache_key", Text, HINT),
+    field("prompt_cache_retention", Text, HINT),
+    field("prompt_cache_options", Object, HINT),
+    field("service_tier", Text, TIER),
+    field("store", Flag, Only(&["false"], "answers are not stored; leave store out")),
+    field("modalities", Array, Only(&["[\"text\"]"], "answers are text only; leave modalities out")),
+    field("verbosity", Text, Only(&["\"medium\""], "ask for the length you want in a message")),
+    field("audio", Object, Refused("answers are text only")),
+    field("functions", Array, Refused("use tools instead")),
+    field("function_call", Any, Refused("use tool_choice instead")),
+    field("prediction", Object, Refused("leave it out; the answer is the same without it")),
+    field("moderation", Any, Refused("no moderation is done here")),
+    field("web_search_options", Object, Refused("offer a search function in tools instead")),
+];
+
+/// `POST /v1/completions`.
+pub const COMPLETION: &[Field] = &[
+    field("model", Text, MODEL),
+    field(
+        "prompt",
+        Any,
+        Honoured(
+            "a string, an array of up to 128 strings, an array of token ids, or an array of such arrays",
+        ),
+    ),
+    field("max_tokens", Integer, Honoured("1 or more, or 0 with echo; absent: 16")),
+    field("echo", Flag, Honoured("true: give the prompt back in front")),
+    field("logprobs", Integer, Honoured("0 to 20: how many alternatives to name for each token")),
+    field("return_tokens_as_token_ids", Flag, Honoured("true: logprobs name tokens as token_id:N")),
+    field("ignore_eos", Flag, Honoured("true: go on past the end-of-sequence token")),
+    field("response_format", Object, FORMAT),
+    field("stream", Flag, STREAM),
+    field("stream_options", Object, STREAM_OPTIONS),
+    field("n", Integer, N),
+    field("stop", Any, STOP),
+    field("temperature", Number, TEMPERATURE),
+    field("top_p", Number, TOP_P),
+    field("top_k", Integer, TOP_K),
+    field("min_p", Number, MIN_P),
+    field("repetition_penalty", Number, REPETITION),
+    field("frequency_penalty", Number, PENALTY),
+    field("presence_penalty", Number, PENALTY),
+    field("logit_bias", Object, BIAS),
+    field("seed", Integer, SEED),
+    field("best_of", Integer, Honoured("only the value of n: answers are not ranked")),
+    field("user", Text, BOOKKEEPING),
+    field(
+        "suffix",
+        Text,
+        Only(&["\"\""], "filling in the middle is not offered; put all context into prompt"),
+    ),
+];
+
+/// `POST /v1/embeddings`.
+pub const EMBEDDING: &[Field] = &[
+    field("model", Text, MODEL),
+    field(
+        "input",
+        Any,
+        Honoured(
+            "a string, an array of up to 2,048 strings, an array of token ids, or an array of such arrays",
+        ),
+    ),
+    field("encoding_format", Text, Honoured("float or base64 (little-endian 32-bit floats)")),
+    field("pooling", Text, Honoured("mean or last; absent: the model's own")),
+    field("user", Text, BOOKKEEPING),
+    field("dimensions", Integer, Refused("vectors keep the model's own length; leave it out")),
+];
+
+/// `POST /tokenize`.
+pub const TOKENIZE: &[Field] = &[
+    field("model", Text, Honoured("a name that /v1/models lists; absent: the first of them")),
+    field("content", Text, Honoured("the text")),
+    field("prompt", Text, Honoured("another name of content")),
+    field("add_special", Flag, Honoured("true: begin as a prompt of the model begins; absent: false")),
+    field("add_special_tokens", Flag, Honoured("another name of add_special")),
+    field("parse_special", Flag, Honoured("true: the text may name special tokens; absent: false")),
+];
+
+/// `POST /detokenize`.
+pub const DETOKENIZE: &[Field] = &[
+    field("model", Text, Honoured("a name that /v1/models lists; absent: the first of them")),
+    field("tokens", Array, Honoured("token ids")),
+];
+
+/// The table as a JSON schema of the body.
+#[must_use]
+pub fn schema(table: &[Field], required: &[&str]) -> Value {
+    let properties: serde_json::Map<String, Value> = table
+        .iter()
+        .filter(|field| !matches!(field.takes, Refused(_)))
+        .map(|field| {
+            let what = match field.takes {
+                Honoured(what) => what.to_owned(),
+                Noted(why) => format!("accepted and without effect: {why}"),
+                Only(values, why) => format!("only {}: {why}", values.join(", ")),
+                Refused(why) => why.to_owned(),
+            };
+            let mut property = json!({ "description": what });
+            let kind = match field.kind {
+                Text => Some("string"),
+                Flag => Some("boolean"),
+                Integer => Some("integer"),
+                Number => Some("number"),
+                Array => Some("array"),
+                Object => Some("object"),
+                Any => None,
+            };
+            if let (Some(kind), Some(map)) = (kind, property.as_object_mut()) {
+                map.insert("type".to_owned(), json!([kind, "null"]));
+            }
+            (field.name.to_owned(), property)
+        })
+        .collect();
+    json!({
+        "type": "object",
+        "required": required,
+        "properties": properties,
+        "additionalProperties": false,
+    })
+}
