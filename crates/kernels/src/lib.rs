@@ -8,6 +8,8 @@ pub mod attention;
 mod blocks;
 mod buffer;
 pub mod ceilings;
+#[cfg(test)]
+mod codebook;
 mod dequantize;
 mod dispatch;
 mod dtype;
