@@ -1,0 +1,355 @@
+//! A checkpoint: named tensors in one or several mapped files, and the description of the model.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use levain_kernels::DType;
+
+use crate::config::{GenerationDefaults, ModelConfig};
+use crate::error::{ConfigProblem, WeightsError, WrongFile};
+use crate::gguf::{self, GgufMetadata};
+use crate::map::Bytes;
+use crate::storage::StorageType;
+use crate::{config, open};
+
+/// How a checkpoint is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// One or several GGUF files.
+    Gguf,
+    /// One or several safetensors files and a `config.json`.
+    Safetensors,
+}
+
+impl Format {
+    /// The format's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gguf => "GGUF",
+            Self::Safetensors => "safetensors",
+        }
+    }
+}
+
+/// An open checkpoint. All sizes have been checked against the files; tensors are read by page as they are used.
+///
+/// Tensors have the names of Hugging Face checkpoints, such as `model.layers.0.self_attn.q_proj.weight`,
+/// whatever the format. GGUF's tensors without such a name keep their own.
+#[derive(Debug)]
+pub struct Checkpoint {
+    pub(crate) format: Format,
+    pub(crate) folder: PathBuf,
+    pub(crate) paths: Vec<PathBuf>,
+    pub(crate) data: Vec<Arc<Bytes>>,
+    /// In the order of the files.
+    pub(crate) tensors: Vec<Tensor>,
+    pub(crate) by_name: HashMap<String, usize>,
+    pub(crate) gguf: Option<GgufMetadata>,
+    pub(crate) safetensors_metadata: BTreeMap<String, String>,
+}
+
+/// Where a tensor lies.
+#[derive(Debug)]
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    /// The name in the file.
+    pub(crate) source_name: String,
+    /// Index into the files.
+    pub(crate) file: usize,
+    pub(crate) storage: StorageType,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) start: usize,
+    pub(crate) len: usize,
+}
+
+/// A tensor in the mapped file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TensorView<'a> {
+    /// The block format.
+    pub dtype: DType,
+    /// Outermost dimension first: [rows, columns] of a matrix, where a row's values lie together.
+    pub shape: Vec<usize>,
+    /// `shape` in the format `dtype`, row after row.
+    pub bytes: &'a [u8],
+}
+
+/// A tensor's entry in a listing, whether its type can be computed with or not.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TensorEntry<'a> {
+    /// Canonical name.
+    pub name: &'a str,
+    /// Name in the file.
+    pub source_name: &'a str,
+    /// Stored type.
+    pub storage: StorageType,
+    /// Outermost dimension first.
+    pub shape: &'a [usize],
+    /// Size in the file.
+    pub bytes: usize,
+}
+
+impl Checkpoint {
+    /// Opens a `.gguf` file (of a split one any part), a `.safetensors` file, or a folder with
+    /// `model.safetensors`, `model.safetensors.index.json` or a GGUF file.
+    ///
+    /// Nothing but headers is read. A GGUF file with a vocabulary alone opens too.
+    ///
+    /// # Errors
+    /// If a file can't be read, breaks its format's rules, is cut short, or is of a kind that is not read.
+    pub fn open(path: &Path) -> Result<Self, WeightsError> {
+        open::open(path)
+    }
+
+    /// The format.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The folder that holds the files; tokenizer files lie there too.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The weight files in order.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
+    /// Bytes of all weight files together.
+    pub fn file_bytes(&self) -> u64 {
+        self.data.iter().map(|bytes| bytes.as_slice().len() as u64).sum()
+    }
+
+    /// Bytes of all tensors together.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.len as u64).sum()
+    }
+
+    /// The GGUF metadata, if the format is GGUF.
+    pub fn metadata(&self) -> Option<&GgufMetadata> {
+        self.gguf.as_ref()
+    }
+
+    /// The free texts of a safetensors file's header; empty for GGUF.
+    pub fn safetensors_metadata(&self) -> &BTreeMap<String, String> {
+        &self.safetensors_metadata
+    }
+
+    /// Canonical names in the files' order.
+    pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.iter().map(|tensor| tensor.name.as_str())
+    }
+
+    /// All tensors in the files' order.
+    pub fn entries(&self) -> impl Iterator<Item = TensorEntry<'_>> {
+        self.tensors.iter().map(|tensor| TensorEntry {
+            name: &tensor.name,
+            source_name: &tensor.source_name,
+            storage: tensor.storage,
+            shape: &tensor.shape,
+            bytes: tensor.len,
+        })
+    }
+
+    /// A tensor by its canonical name; `None` if there is none or its type can't be computed with. To tell
+    /// these apart use [`Checkpoint::optional`] or [`Checkpoint::require`].
+    ///
+    /// A single expert (`model.layers.3.mlp.experts.7.up_proj.weight`) is also found where the file stores
+    /// all experts of a layer as one tensor (`model.layers.3.mlp.experts.up_proj.weight`).
+    pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
+        self.view(self.locate(name)?).ok()
+    }
+
+    /// A tensor that must have this shape if it is there.
+    ///
+    /// # Errors
+    /// If it has another shape or a type that can't be computed with.
+    pub fn optional(&self, name: &str, shape: &[usize]) -> Result<Option<TensorView<'_>>, WeightsError> {
+        let Some(place) = self.locate(name) else { return Ok(None) };
+        if place.shape != shape {
+            return Err(WeightsError::Shape {
+                file: self.path(place.tensor.file),
+                name: place.tensor.source_name.clone(),
+                found: place.shape,
+                expected: shape.to_vec(),
+            });
+        }
+        self.view(place).map(Some)
+    }
+
+    /// A tensor that must be there, in this shape.
+    ///
+    /// # Errors
+    /// If it is missing, has another shape, or a type that can't be computed with.
+    pub fn require(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>, WeightsError> {
+        self.optional(name, shape)?.ok_or_else(|| {
+            let file = self.paths.first().unwrap_or(&self.folder).clone();
+            WeightsError::MissingTensor { file, name: name.to_owned() }
+        })
+    }
+
+    /// Whether the checkpoint has such a tensor or expert, of any type.
+    pub fn contains(&self, name: &str) -> bool {
+        self.locate(name).is_some()
+    }
+
+    /// Tells the system that a tensor's pages need not stay in memory, after it was copied elsewhere. It can
+    /// still be read. A name that is not there is no error.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn release(&self, name: &str) -> Result<(), WeightsError> {
+        self.advise(name, Bytes::release)
+    }
+
+    /// Asks the system to read a tensor ahead of its use. A name that is not there is no error.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn will_need(&self, name: &str) -> Result<(), WeightsError> {
+        self.advise(name, Bytes::will_need)
+    }
+
+    /// The model's description, validated.
+    ///
+    /// # Errors
+    /// If it is missing, describes an architecture that is not supported, or holds impossible values. A GGUF
+    /// file with a vocabulary alone has none.
+    pub fn config(&self) -> Result<ModelConfig, WeightsError> {
+        let mut config = match &self.gguf {
+            Some(meta) => gguf::model_config(meta, self.gguf_facts()?)?,
+            None => {
+                let path = self.folder.join("config.json");
+                let bytes = open::read_small(&path, crate::limits::CONFIG_BYTES_MAX)?
+                    .ok_or_else(|| WeightsError::wrong(&self.folder, WrongFile::NoConfig))?;
+                config::from_json(&path, &bytes)?
+            }
+        };
+        // An instruct model's file for generation often ends answers at more tokens than its config.
+        for id in self.generation_defaults()?.eos_token_ids {
+            let known = usize::try_from(id).is_ok_and(|id| id < config.vocab_size);
+            if !config.eos_token_ids.contains(&id) && known {
+                config.eos_token_ids.push(id);
+            }
+        }
+        Ok(config)
+    }
+
+    /// Recommended sampling; all `None` if the checkpoint has no opinion.
+    ///
+    /// # Errors
+    /// If `generation_config.json` can't be read or holds impossible values.
+    pub fn generation_defaults(&self) -> Result<GenerationDefaults, WeightsError> {
+        if let Some(meta) = &self.gguf {
+            return gguf::generation_defaults(meta);
+        }
+        let path = self.folder.join("generation_config.json");
+        match open::read_small(&path, crate::limits::CONFIG_BYTES_MAX)? {
+            Some(bytes) => config::generation_from_json(&path, &bytes),
+            None => Ok(GenerationDefaults::default()),
+        }
+    }
+
+    fn gguf_facts(&self) -> Result<gguf::TensorFacts<'_>, WeightsError> {
+        let shape = |name: &str| self.by_name.get(name).map(|&i| self.tensors[i].shape.as_slice());
+        Ok(gguf::TensorFacts {
+            embedding: shape("model.embed_tokens.weight"),
+            has_output: shape("lm_head.weight").is_some(),
+            has_query_bias: shape("model.layers.0.self_attn.q_proj.bias").is_some(),
+            rope_freqs: self.rope_freqs()?,
+        })
+    }
+
+    fn rope_freqs(&self) -> Result<Option<Vec<f32>>, WeightsError> {
+        const NAME: &str = "rope_freqs.weight";
+        let Some(place) = self.locate(NAME) else { return Ok(None) };
+        let view = self.view(place)?;
+        if view.dtype != DType::F32 {
+            let file = self.paths.first().unwrap_or(&self.folder);
+            let expected = "a tensor of type F32";
+            let found = view.dtype.name().to_owned();
+            return Err(WeightsError::config(file, NAME, ConfigProblem::WrongType { found, expected }));
+        }
+        let (values, _) = view.bytes.as_chunks::<4>();
+        Ok(Some(values.iter().map(|&value| f32::from_le_bytes(value)).collect()))
+    }
+
+    fn locate(&self, name: &str) -> Option<Place<'_>> {
+        if let Some(&index) = self.by_name.get(name) {
+            let tensor = &self.tensors[index];
+            return Some(Place { tensor, shape: tensor.shape.clone(), start: tensor.start, len: tensor.len });
+        }
+        self.locate_expert(name)
+    }
+
+    /// Finds one expert within a layer's tensor of all experts, [experts, rows, columns].
+    fn locate_expert(&self, name: &str) -> Option<Place<'_>> {
+        let (layer, rest) = name.split_once(".mlp.experts.")?;
+        let (expert, projection) = rest.split_once('.')?;
+        let expert: usize = expert.parse().ok()?;
+        let stacked = |projection: &str| {
+            let &index = self.by_name.get(&format!("{layer}.mlp.experts.{projection}"))?;
+            let tensor = &self.tensors[index];
+            let &[experts, rows, columns] = tensor.shape.as_slice() else { return None };
+            let len = tensor.len.checked_div(experts)?;
+            let start = tensor.start.checked_add(len.checked_mul(expert)?)?;
+            (expert < experts).then_some((tensor, rows, columns, start, len))
+        };
+        if let Some((tensor, rows, columns, start, len)) = stacked(projection) {
+            return Some(Place { tensor, shape: vec![rows, columns], start, len });
+        }
+        // Some files hold gate and up as one tensor, the gate's rows first.
+        let second = match projection {
+            "gate_proj.weight" => false,
+            "up_proj.weight" => true,
+            _ => return None,
+        };
+        let (tensor, rows, columns, start, len) = stacked("gate_up_proj.weight")?;
+        if rows % 2 != 0 {
+            return None;
+        }
+        let half = len / 2;
+        let start = if second { start.checked_add(half)? } else { start };
+        Some(Place { tensor, shape: vec![rows / 2, columns], start, len: half })
+    }
+
+    fn view(&self, place: Place<'_>) -> Result<TensorView<'_>, WeightsError> {
+        let tensor = place.tensor;
+        let Some(dtype) = tensor.storage.dtype() else {
+            return Err(WeightsError::UnsupportedType {
+                file: self.path(tensor.file),
+                name: tensor.source_name.clone(),
+                type_name: tensor.storage.name().to_owned(),
+            });
+        };
+        let bytes = self
+            .data
+            .get(tensor.file)
+            .and_then(|bytes| bytes.as_slice().get(place.start..place.start.checked_add(place.len)?))
+            .unwrap_or_default();
+        Ok(TensorView { dtype, shape: place.shape, bytes })
+    }
+
+    fn advise(
+        &self,
+        name: &str,
+        advice: impl FnOnce(&Bytes, usize, usize) -> std::io::Result<()>,
+    ) -> Result<(), WeightsError> {
+        let Some(place) = self.locate(name) else { return Ok(()) };
+        let Some(bytes) = self.data.get(place.tensor.file) else { return Ok(()) };
+        advice(bytes, place.start, place.len).map_err(|e| WeightsError::io(&self.path(place.tensor.file), e))
+    }
+
+    fn path(&self, file: usize) -> PathBuf {
+        self.paths.get(file).unwrap_or(&self.folder).clone()
+    }
+}
+
+/// A tensor or a part of one.
+struct Place<'a> {
+    tensor: &'a Tensor,
+    shape: Vec<usize>,
+    start: usize,
+    len: usize,
+}

@@ -1,0 +1,266 @@
+//! `config.json` of a Hugging Face checkpoint.
+
+use std::path::Path;
+
+use levain_kernels::RopeStyle;
+
+use crate::config::fields::{Fields, parse_object};
+use crate::config::{
+    Fp8Config, MlaConfig, ModelConfig, ModelType, MoeConfig, RopeConfig, RopeScaling, ScoringFunc,
+    TopkMethod, validate,
+};
+use crate::error::{ConfigProblem, WeightsError};
+
+const SUPPORTED: &str = "llama, qwen2, deepseek_v2, deepseek_v3";
+
+/// Reads and validates a `config.json`.
+pub(crate) fn from_json(file: &Path, bytes: &[u8]) -> Result<ModelConfig, WeightsError> {
+    let map = parse_object(file, bytes)?;
+    let f = Fields::new(file, "", &map);
+    let model_type = model_type(f)?;
+    refuse_variants(f, model_type)?;
+
+    let hidden_size = f.require("hidden_size", f.usize("hidden_size")?)?;
+    let heads = f.require("num_attention_heads", f.usize("num_attention_heads")?)?;
+    let mla = match model_type {
+        ModelType::DeepseekV2 | ModelType::DeepseekV3 => Some(mla(f)?),
+        ModelType::Llama | ModelType::Qwen2 => None,
+    };
+    let head_dim = match &mla {
+        Some(mla) => mla.qk_nope_head_dim.saturating_add(mla.qk_rope_head_dim),
+        None => match f.usize("head_dim")? {
+            Some(dim) => dim,
+            None if hidden_size.checked_rem(heads) == Some(0) => hidden_size / heads,
+            None => {
+                let other = "num_attention_heads";
+                let problem = ConfigProblem::NotMultiple { value: hidden_size, other, divisor: heads };
+                return Err(f.error("hidden_size", problem));
+            }
+        },
+    };
+    let max_position_embeddings =
+        f.require("max_position_embeddings", f.usize("max_position_embeddings")?)?;
+    let config = ModelConfig {
+        model_type,
+        vocab_size: f.require("vocab_size", f.usize("vocab_size")?)?,
+        hidden_size,
+        intermediate_size: f.require("intermediate_size", f.usize("intermediate_size")?)?,
+        num_hidden_layers: f.require("num_hidden_layers", f.usize("num_hidden_layers")?)?,
+        num_attention_heads: heads,
+        num_key_value_heads: match mla {
+            Some(_) => heads,
+            None => f.usize("num_key_value_heads")?.unwrap_or(heads),
+        },
+        head_dim,
+        max_position_embeddings,
+        rms_norm_eps: f32_of(f.f64("rms_norm_eps")?.unwrap_or(1e-6)),
+        rope: rope(f, model_type, &mla, head_dim, max_position_embeddings)?,
+        tie_word_embeddings: f.bool("tie_word_embeddings")?.unwrap_or(false),
+        // Qwen2 has the biases without a field that says so.
+        attention_bias: model_type == ModelType::Qwen2 || f.bool("attention_bias")?.unwrap_or(false),
+        bos_token_id: f.token_ids("bos_token_id")?.first().copied(),
+        eos_token_ids: f.token_ids("eos_token_id")?,
+        moe: if mla.is_some() { moe(f, model_type)? } else { None },
+        mla,
+        num_nextn_predict_layers: f.usize("num_nextn_predict_layers")?.unwrap_or(0),
+        quantization: quantization(f)?,
+    };
+    validate(&config, file, &str::to_owned)?;
+    Ok(config)
+}
+
+fn model_type(f: Fields<'_>) -> Result<ModelType, WeightsError> {
+    let name = match f.string("model_type")? {
+        Some(name) => name,
+        None => return Err(f.error("model_type", ConfigProblem::Missing)),
+    };
+    Ok(match name {
+        "llama" => ModelType::Llama,
+        "qwen2" => ModelType::Qwen2,
+        "deepseek_v2" => ModelType::DeepseekV2,
+        "deepseek_v3" => ModelType::DeepseekV3,
+        other => return Err(unsupported(f, "model_type", other, SUPPORTED)),
+    })
+}
+
+fn unsupported(f: Fields<'_>, field: &str, found: &str, supported: &'static str) -> WeightsError {
+    let found = found.chars().take(80).collect();
+    f.error(field, ConfigProblem::Unsupported { found, supported })
+}
+
+/// Refuses settings that change the arithmetic in ways that are not implemented.
+fn refuse_variants(f: Fields<'_>, model_type: ModelType) -> Result<(), WeightsError> {
+    if let Some(act) = f.string("hidden_act")?
+        && !matches!(act, "silu" | "swish")
+    {
+        return Err(unsupported(f, "hidden_act", act, "silu"));
+    }
+    for field in ["use_sliding_window", "mlp_bias"] {
+        if f.bool(field)? == Some(true) {
+            return Err(unsupported(f, field, "true", "false"));
+        }
+    }
+    if model_type != ModelType::Llama
+        && f.bool("attention_bias")? == Some(true)
+        && model_type != ModelType::Qwen2
+    {
+        return Err(unsupported(f, "attention_bias", "true", "false"));
+    }
+    if let Some(part) = f.f64("partial_rotary_factor")?
+        && part != 1.0
+    {
+        return Err(unsupported(f, "partial_rotary_factor", &part.to_string(), "1"));
+    }
+    Ok(())
+}
+
+fn mla(f: Fields<'_>) -> Result<MlaConfig, WeightsError> {
+    let size = |name| f.require(name, f.usize(name)?);
+    Ok(MlaConfig {
+        q_lora_rank: f.usize("q_lora_rank")?,
+        kv_lora_rank: size("kv_lora_rank")?,
+        qk_nope_head_dim: size("qk_nope_head_dim")?,
+        qk_rope_head_dim: size("qk_rope_head_dim")?,
+        v_head_dim: size("v_head_dim")?,
+    })
+}
+
+fn moe(f: Fields<'_>, model_type: ModelType) -> Result<Option<MoeConfig>, WeightsError> {
+    let Some(n_routed_experts) = f.usize("n_routed_experts")? else { return Ok(None) };
+    let v3 = model_type == ModelType::DeepseekV3;
+    let scoring_func = match f.string("scoring_func")?.unwrap_or(if v3 { "sigmoid" } else { "softmax" }) {
+        "softmax" => ScoringFunc::Softmax,
+        "sigmoid" => ScoringFunc::Sigmoid,
+        other => return Err(unsupported(f, "scoring_func", other, "softmax, sigmoid")),
+    };
+    let topk_method = match f.string("topk_method")?.unwrap_or(if v3 { "noaux_tc" } else { "greedy" }) {
+        "greedy" => TopkMethod::Greedy,
+        "group_limited_greedy" => TopkMethod::GroupLimitedGreedy,
+        "noaux_tc" => TopkMethod::NoauxTc,
+        other => {
+            return Err(unsupported(f, "topk_method", other, "greedy, group_limited_greedy, noaux_tc"));
+        }
+    };
+    let grouped = topk_method != TopkMethod::Greedy;
+    let group = |name| match f.usize(name)? {
+        Some(n) => Ok(n),
+        None if grouped => Err(f.error(name, ConfigProblem::Missing)),
+        None => Ok(1),
+    };
+    Ok(Some(MoeConfig {
+        n_routed_experts,
+        num_experts_per_tok: f.require("num_experts_per_tok", f.usize("num_experts_per_tok")?)?,
+        n_shared_experts: f.usize("n_shared_experts")?.unwrap_or(0),
+        moe_intermediate_size: f.require("moe_intermediate_size", f.usize("moe_intermediate_size")?)?,
+        first_k_dense_replace: f.usize("first_k_dense_replace")?.unwrap_or(0),
+        moe_layer_freq: f.usize("moe_layer_freq")?.unwrap_or(1),
+        n_group: group("n_group")?,
+        topk_group: group("topk_group")?,
+        scoring_func,
+        topk_method,
+        norm_topk_prob: f.bool("norm_topk_prob")?.unwrap_or(v3),
+        routed_scaling_factor: f32_of(f.f64("routed_scaling_factor")?.unwrap_or(1.0)),
+    }))
+}
+
+fn rope(
+    f: Fields<'_>,
+    model_type: ModelType,
+    mla: &Option<MlaConfig>,
+    head_dim: usize,
+    max_position_embeddings: usize,
+) -> Result<RopeConfig, WeightsError> {
+    // Newer files hold all of it in `rope_parameters`; older ones theta outside and the rest in `rope_scaling`.
+    let newer = f.object("rope_parameters", "rope_parameters.")?;
+    let theta = match newer {
+        Some(r) => r.f64("rope_theta")?.or(f.f64("rope_theta")?),
+        None => f.f64("rope_theta")?,
+    };
+    let scaling = match newer {
+        Some(r) => Some(r),
+        None => f.object("rope_scaling", "rope_scaling.")?,
+    };
+    let interleaved = match model_type {
+        ModelType::DeepseekV2 => true,
+        ModelType::DeepseekV3 => f.bool("rope_interleave")?.unwrap_or(true),
+        ModelType::Llama | ModelType::Qwen2 => false,
+    };
+    Ok(RopeConfig {
+        theta: theta.unwrap_or(10_000.0),
+        dim: mla.as_ref().map_or(head_dim, |mla| mla.qk_rope_head_dim),
+        style: if interleaved { RopeStyle::Interleaved } else { RopeStyle::HalfSplit },
+        scaling: match scaling {
+            Some(s) => rope_scaling(s, max_position_embeddings)?,
+            None => RopeScaling::None,
+        },
+    })
+}
+
+fn rope_scaling(s: Fields<'_>, max_position_embeddings: usize) -> Result<RopeScaling, WeightsError> {
+    let (field, name) = match (s.string("rope_type")?, s.string("type")?) {
+        (Some(name), _) => ("rope_type", name),
+        (None, Some(name)) => ("type", name),
+        (None, None) => ("rope_type", "default"),
+    };
+    let number = |name| s.require(name, s.f64(name)?);
+    let original = "original_max_position_embeddings";
+    Ok(match name {
+        "default" => {
+            if let Some(part) = s.f64("partial_rotary_factor")?
+                && part != 1.0
+            {
+                return Err(unsupported(s, "partial_rotary_factor", &part.to_string(), "1"));
+            }
+            RopeScaling::None
+        }
+        "linear" => RopeScaling::Linear { factor: number("factor")? },
+        "llama3" => RopeScaling::Llama3 {
+            factor: number("factor")?,
+            low_freq_factor: number("low_freq_factor")?,
+            high_freq_factor: number("high_freq_factor")?,
+            original_max_position_embeddings: s.require(original, s.usize(original)?)?,
+        },
+        "yarn" => RopeScaling::Yarn {
+            factor: number("factor")?,
+            // Hugging Face takes the model's own context where the file gives none.
+            original_max_position_embeddings: s.usize(original)?.unwrap_or(max_position_embeddings),
+            beta_fast: s.f64("beta_fast")?.unwrap_or(32.0),
+            beta_slow: s.f64("beta_slow")?.unwrap_or(1.0),
+            attention_factor: s.f64("attention_factor")?,
+            mscale: s.f64("mscale")?,
+            mscale_all_dim: s.f64("mscale_all_dim")?,
+            truncate: s.bool("truncate")?.unwrap_or(true),
+        },
+        other => return Err(unsupported(s, field, other, "default, linear, llama3, yarn")),
+    })
+}
+
+fn quantization(f: Fields<'_>) -> Result<Option<Fp8Config>, WeightsError> {
+    let Some(q) = f.object("quantization_config", "quantization_config.")? else { return Ok(None) };
+    let method = q.require("quant_method", q.string("quant_method")?)?;
+    if method != "fp8" {
+        return Err(unsupported(q, "quant_method", method, "fp8"));
+    }
+    if let Some(fmt) = q.string("fmt")?
+        && fmt != "e4m3"
+    {
+        return Err(unsupported(q, "fmt", fmt, "e4m3"));
+    }
+    let sides = q.get("weight_block_size").and_then(|value| {
+        let list = value.as_array()?.iter().map(|n| usize::try_from(n.as_u64()?).ok());
+        <[usize; 2]>::try_from(list.collect::<Option<Vec<_>>>()?).ok()
+    });
+    let expected = "a list of two whole numbers";
+    let found = if q.get("weight_block_size").is_some() { "something else" } else { "missing" };
+    let weight_block_size = sides.ok_or_else(|| {
+        q.error("weight_block_size", ConfigProblem::WrongType { found: found.to_owned(), expected })
+    })?;
+    Ok(Some(Fp8Config { weight_block_size }))
+}
+
+/// Numbers of a description are kept in the precision the arithmetic has. What a cast can't hold becomes
+/// infinite or zero and fails validation.
+#[expect(clippy::cast_possible_truncation, reason = "validated afterwards")]
+fn f32_of(value: f64) -> f32 {
+    value as f32
+}

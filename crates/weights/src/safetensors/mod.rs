@@ -1,0 +1,6 @@
+//! safetensors: a JSON header with each tensor's type, shape and place, then the tensors.
+//! Format: README of the safetensors project.
+
+mod header;
+
+pub(crate) use header::parse;
