@@ -4,6 +4,8 @@
 //! one scale (and minimum) per group of 16 or 32 values. Dequantising and packing both start from here.
 //! Layouts are those of ggml's `ggml-common.h` and `ggml-quants.c`.
 
+mod write;
+
 use half::f16;
 
 use crate::DType;

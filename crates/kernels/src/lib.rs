@@ -18,6 +18,7 @@ pub mod kv;
 mod matmul;
 mod matrix;
 pub mod pool;
+mod quantize;
 pub mod rope;
 pub mod vector;
 
@@ -30,4 +31,5 @@ pub use kv::{KvCache, KvDType, KvLayout};
 pub use matmul::{Product, Workspace, gated_mlp, matmul};
 pub use matrix::Matrix;
 pub use pool::Pool;
+pub use quantize::quantize_row;
 pub use rope::{RopeStyle, RopeTable};
