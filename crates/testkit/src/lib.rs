@@ -1,1 +1,3 @@
-//!
+//! What tests share: a scripted provider. Nothing of this ships.
+
+pub mod provider;
