@@ -10,8 +10,8 @@ use crate::config::{GenerationDefaults, ModelConfig};
 use crate::error::{ConfigProblem, WeightsError, WrongFile};
 use crate::gguf::{self, GgufMetadata};
 use crate::map::Bytes;
+use crate::open;
 use crate::storage::StorageType;
-use crate::{config, open};
 
 /// How a checkpoint is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +99,15 @@ impl Checkpoint {
     /// If a file can't be read, breaks its format's rules, is cut short, or is of a kind that is not read.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
         open::open(path)
+    }
+
+    /// Opens one file's contents held in memory; `path` tells which kind it is, and where to look for
+    /// `config.json`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, WeightsError> {
+        open::open_bytes(path, Bytes::Owned(bytes))
     }
 
     /// The format.
@@ -223,7 +232,7 @@ impl Checkpoint {
                 let path = self.folder.join("config.json");
                 let bytes = open::read_small(&path, crate::limits::CONFIG_BYTES_MAX)?
                     .ok_or_else(|| WeightsError::wrong(&self.folder, WrongFile::NoConfig))?;
-                config::from_json(&path, &bytes)?
+                ModelConfig::from_json(&path, &bytes)?
             }
         };
         // An instruct model's file for generation often ends answers at more tokens than its config.
@@ -246,13 +255,13 @@ impl Checkpoint {
         }
         let path = self.folder.join("generation_config.json");
         match open::read_small(&path, crate::limits::CONFIG_BYTES_MAX)? {
-            Some(bytes) => config::generation_from_json(&path, &bytes),
+            Some(bytes) => GenerationDefaults::from_json(&path, &bytes),
             None => Ok(GenerationDefaults::default()),
         }
     }
 
     fn gguf_facts(&self) -> Result<gguf::TensorFacts<'_>, WeightsError> {
-        let shape = |name: &str| self.by_name.get(name).map(|&i| self.tensors[i].shape.as_slice());
+        let shape = |name: &str| self.by_canonical(name).map(|tensor| tensor.shape.as_slice());
         Ok(gguf::TensorFacts {
             embedding: shape("model.embed_tokens.weight"),
             has_output: shape("lm_head.weight").is_some(),
@@ -275,9 +284,12 @@ impl Checkpoint {
         Ok(Some(values.iter().map(|&value| f32::from_le_bytes(value)).collect()))
     }
 
+    pub(crate) fn by_canonical(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(*self.by_name.get(name)?)
+    }
+
     fn locate(&self, name: &str) -> Option<Place<'_>> {
-        if let Some(&index) = self.by_name.get(name) {
-            let tensor = &self.tensors[index];
+        if let Some(tensor) = self.by_canonical(name) {
             return Some(Place { tensor, shape: tensor.shape.clone(), start: tensor.start, len: tensor.len });
         }
         self.locate_expert(name)
@@ -289,8 +301,7 @@ impl Checkpoint {
         let (expert, projection) = rest.split_once('.')?;
         let expert: usize = expert.parse().ok()?;
         let stacked = |projection: &str| {
-            let &index = self.by_name.get(&format!("{layer}.mlp.experts.{projection}"))?;
-            let tensor = &self.tensors[index];
+            let tensor = self.by_canonical(&format!("{layer}.mlp.experts.{projection}"))?;
             let &[experts, rows, columns] = tensor.shape.as_slice() else { return None };
             let len = tensor.len.checked_div(experts)?;
             let start = tensor.start.checked_add(len.checked_mul(expert)?)?;

@@ -6,8 +6,22 @@
 //! within the file, don't overlap, and have the sizes their shapes need. Weights are mapped, not read:
 //! opening a checkpoint of any size takes milliseconds.
 
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        clippy::indexing_slicing
+    )
+)]
+
+mod atomic;
 mod checkpoint;
 mod config;
+mod convert;
 mod cursor;
 mod error;
 mod gguf;
@@ -16,12 +30,16 @@ mod map;
 mod open;
 mod safetensors;
 mod storage;
+mod tensor_data;
 
 pub use checkpoint::{Checkpoint, Format, TensorEntry, TensorView};
 pub use config::{
     Fp8Config, GenerationDefaults, MlaConfig, ModelConfig, ModelType, MoeConfig, RopeConfig, RopeScaling,
     ScoringFunc, TopkMethod,
 };
+pub use convert::{GgufOptions, MlaLayout, convert_to_gguf, convert_to_gguf_with};
 pub use error::{ConfigProblem, Problem, WeightsError, WrongFile};
-pub use gguf::{Array, GgufMetadata, Value, ValueType};
+pub use gguf::{Array, GgufMetadata, GgufWriter, MetadataValue, Value, ValueType};
+pub use safetensors::SafetensorsWriter;
 pub use storage::StorageType;
+pub use tensor_data::{RowSource, TensorData};

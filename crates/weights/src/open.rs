@@ -34,16 +34,20 @@ pub(crate) fn open(path: &Path) -> Result<Checkpoint, WeightsError> {
     if name.ends_with(".safetensors.index.json") {
         return open_index(path);
     }
-    let bytes = Bytes::map(path)?;
+    // One of several shards stands for all of them.
+    let index = path.with_file_name(INDEX);
+    if extension == "safetensors" && name.contains("-of-") && index.is_file() {
+        return open_index(&index);
+    }
+    open_bytes(path, Bytes::map(path)?)
+}
+
+/// Opens a file by its contents.
+pub(crate) fn open_bytes(path: &Path, bytes: Bytes) -> Result<Checkpoint, WeightsError> {
     if bytes.as_slice().starts_with(MAGIC) {
         return open_gguf(path, bytes);
     }
-    if extension == "safetensors" {
-        // One of several shards stands for all of them.
-        let index = path.with_file_name(INDEX);
-        if name.contains("-of-") && index.is_file() {
-            return open_index(&index);
-        }
+    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors")) {
         return open_safetensors(folder_of(path), vec![(path.to_owned(), bytes)]);
     }
     Err(WeightsError::wrong(path, recognise(bytes.as_slice())))
@@ -160,7 +164,7 @@ fn open_index(index: &Path) -> Result<Checkpoint, WeightsError> {
     let number: HashMap<&str, usize> = shards.keys().enumerate().map(|(i, &name)| (name, i)).collect();
     for (tensor, shard) in weight_map {
         let expected = shard.as_str().and_then(|shard| number.get(shard));
-        let found = checkpoint.by_name.get(tensor).map(|&i| checkpoint.tensors[i].file);
+        let found = checkpoint.by_canonical(tensor).map(|tensor| tensor.file);
         if found.is_none() || found.as_ref() != expected {
             let file = shard.as_str().unwrap_or_default().to_owned();
             return Err(fault(format!("weight_map entry {tensor:?}"), Problem::NotInShard { file }));

@@ -100,11 +100,11 @@ impl StorageType {
             Self::Other { block_len, block_bytes, .. } => (u64::from(block_len), u64::from(block_bytes)),
         };
         let columns = shape.last().map_or(1, |&c| c as u64);
-        if columns % block_len != 0 {
+        if !columns.is_multiple_of(block_len) {
             return Err(Problem::RaggedRow { columns, block_len, type_name: self.name() });
         }
         let rows = shape.iter().rev().skip(1).try_fold(1u64, |n, &d| n.checked_mul(d as u64));
-        rows.and_then(|rows| (columns / block_len).checked_mul(rows))
+        rows.and_then(|rows| columns.checked_div(block_len)?.checked_mul(rows))
             .and_then(|blocks| blocks.checked_mul(block_bytes))
             .ok_or(Problem::Overflow)
     }

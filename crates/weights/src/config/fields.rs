@@ -96,7 +96,7 @@ fn whole(value: &Value) -> Option<usize> {
         clippy::cast_sign_loss,
         reason = "checked to be whole and in range"
     )]
-    (number >= 0.0 && number <= 9_007_199_254_740_992.0 && number.fract() == 0.0).then_some(number as usize)
+    ((0.0..=9_007_199_254_740_992.0).contains(&number) && number.fract() == 0.0).then_some(number as usize)
 }
 
 fn describe(value: &Value) -> String {

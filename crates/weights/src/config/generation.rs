@@ -27,6 +27,29 @@ pub struct GenerationDefaults {
 }
 
 impl GenerationDefaults {
+    /// Reads and validates the contents of a `generation_config.json`; `file` is for messages.
+    ///
+    /// # Errors
+    /// If it is not JSON or holds impossible values.
+    pub fn from_json(file: &Path, json: &[u8]) -> Result<Self, WeightsError> {
+        let map = parse_object(file, json)?;
+        let f = Fields::new(file, "", &map);
+        #[expect(clippy::cast_possible_truncation, reason = "validated afterwards")]
+        let float = |name| Ok::<_, WeightsError>(f.f64(name)?.map(|x| x as f32));
+        let defaults = Self {
+            do_sample: f.bool("do_sample")?,
+            temperature: float("temperature")?,
+            top_p: float("top_p")?,
+            top_k: f.u32("top_k")?,
+            min_p: float("min_p")?,
+            repetition_penalty: float("repetition_penalty")?,
+            bos_token_id: f.token_ids("bos_token_id")?.first().copied(),
+            eos_token_ids: f.token_ids("eos_token_id")?,
+        };
+        defaults.validate(file, &str::to_owned)?;
+        Ok(defaults)
+    }
+
     /// Checks the ranges. `name` turns a `generation_config.json` field name into the name in the file at hand.
     pub(crate) fn validate(&self, file: &Path, name: &dyn Fn(&str) -> String) -> Result<(), WeightsError> {
         let in_range = |field: &str, value: Option<f32>, min: f32, max: f32| match value {
@@ -42,24 +65,4 @@ impl GenerationDefaults {
         in_range("min_p", self.min_p, 0.0, 1.0)?;
         in_range("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
     }
-}
-
-/// Reads and validates a `generation_config.json`.
-pub(crate) fn from_json(file: &Path, bytes: &[u8]) -> Result<GenerationDefaults, WeightsError> {
-    let map = parse_object(file, bytes)?;
-    let f = Fields::new(file, "", &map);
-    #[expect(clippy::cast_possible_truncation, reason = "validated afterwards")]
-    let float = |name| Ok::<_, WeightsError>(f.f64(name)?.map(|x| x as f32));
-    let defaults = GenerationDefaults {
-        do_sample: f.bool("do_sample")?,
-        temperature: float("temperature")?,
-        top_p: float("top_p")?,
-        top_k: f.u32("top_k")?,
-        min_p: float("min_p")?,
-        repetition_penalty: float("repetition_penalty")?,
-        bos_token_id: f.token_ids("bos_token_id")?.first().copied(),
-        eos_token_ids: f.token_ids("eos_token_id")?,
-    };
-    defaults.validate(file, &str::to_owned)?;
-    Ok(defaults)
 }

@@ -30,7 +30,7 @@ pub(crate) fn from_json(file: &Path, bytes: &[u8]) -> Result<ModelConfig, Weight
         Some(mla) => mla.qk_nope_head_dim.saturating_add(mla.qk_rope_head_dim),
         None => match f.usize("head_dim")? {
             Some(dim) => dim,
-            None if hidden_size.checked_rem(heads) == Some(0) => hidden_size / heads,
+            None if hidden_size.checked_rem(heads) == Some(0) => hidden_size.checked_div(heads).unwrap_or(0),
             None => {
                 let other = "num_attention_heads";
                 let problem = ConfigProblem::NotMultiple { value: hidden_size, other, divisor: heads };

@@ -6,12 +6,14 @@ mod huggingface;
 mod rope;
 mod validate;
 
+use std::path::Path;
+
+use crate::error::WeightsError;
+
 pub use generation::GenerationDefaults;
 pub use rope::{RopeConfig, RopeScaling};
 
 pub(crate) use fields::parse_object;
-pub(crate) use generation::from_json as generation_from_json;
-pub(crate) use huggingface::from_json;
 pub(crate) use validate::validate;
 
 /// What an architecture needs to know to be built. Field names are those of Hugging Face's `config.json`;
@@ -56,6 +58,16 @@ pub struct ModelConfig {
     pub num_nextn_predict_layers: usize,
     /// Block scales of FP8 weights.
     pub quantization: Option<Fp8Config>,
+}
+
+impl ModelConfig {
+    /// Reads and validates the contents of a `config.json`; `path` is for messages.
+    ///
+    /// # Errors
+    /// If it is not JSON, lacks a field, or describes what no model can be or what is not supported.
+    pub fn from_json(path: &Path, json: &[u8]) -> Result<Self, WeightsError> {
+        huggingface::from_json(path, json)
+    }
 }
 
 /// The architectures that are read.

@@ -60,3 +60,28 @@ pub enum RopeScaling {
     /// Each frequency divided by its own number: GGUF's `rope_freqs.weight`, `dim/2` values.
     FreqFactors(Vec<f32>),
 }
+
+impl RopeScaling {
+    /// What cosine and sine are multiplied by: 1 but for YaRN.
+    pub fn attention_factor(&self) -> f64 {
+        let &Self::Yarn { factor, attention_factor, mscale, mscale_all_dim, .. } = self else { return 1.0 };
+        attention_factor.unwrap_or_else(|| match (mscale, mscale_all_dim) {
+            // As Hugging Face does, a zero counts as not given.
+            (Some(a), Some(b)) if a != 0.0 && b != 0.0 => yarn_mscale(factor, a) / yarn_mscale(factor, b),
+            _ => yarn_mscale(factor, 1.0),
+        })
+    }
+
+    /// What DeepSeek's softmax scale is multiplied by: m(mscale_all_dim)² with YaRN, else 1.
+    pub fn softmax_factor(&self) -> f64 {
+        match *self {
+            Self::Yarn { factor, mscale_all_dim: Some(scale), .. } => yarn_mscale(factor, scale).powi(2),
+            _ => 1.0,
+        }
+    }
+}
+
+/// m(s) of `RopeScaling::Yarn`: the YaRN paper's temperature, section 3.4, with DeepSeek's multiplier.
+fn yarn_mscale(factor: f64, scale: f64) -> f64 {
+    if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 }
+}

@@ -207,7 +207,8 @@ impl Check<'_> {
         self.multiple("n_routed_experts", moe.n_routed_experts, "n_group", moe.n_group)?;
         self.size("topk_group", moe.topk_group, moe.n_group)?;
         // The experts are chosen within the chosen groups, so these must hold enough.
-        let reachable = (moe.n_routed_experts / moe.n_group).saturating_mul(moe.topk_group);
+        let in_group = moe.n_routed_experts.checked_div(moe.n_group).unwrap_or(0);
+        let reachable = in_group.saturating_mul(moe.topk_group);
         self.size("num_experts_per_tok", moe.num_experts_per_tok, reachable)?;
         let scale = f64::from(moe.routed_scaling_factor);
         self.float("routed_scaling_factor", scale, scale > 0.0 && scale <= 1e4, "above 0 and at most 1e4")

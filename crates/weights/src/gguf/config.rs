@@ -47,7 +47,7 @@ pub(crate) fn model_config(meta: &GgufMetadata, facts: TensorFacts<'_>) -> Resul
         Some(mla) => mla.qk_nope_head_dim.saturating_add(mla.qk_rope_head_dim),
         None => match k.optional_usize("attention.key_length")? {
             Some(dim) => dim,
-            None if hidden_size.checked_rem(heads) == Some(0) => hidden_size / heads,
+            None if hidden_size.checked_rem(heads) == Some(0) => hidden_size.checked_div(heads).unwrap_or(0),
             None => {
                 let other = "attention.head_count";
                 let problem = ConfigProblem::NotMultiple { value: hidden_size, other, divisor: heads };

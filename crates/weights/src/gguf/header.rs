@@ -236,7 +236,7 @@ fn check_layout(entries: &[Entry], data_start: u64, alignment: u64, file_len: u6
         if entry.offset < previous_end {
             return Err(entry.fault(Problem::Overlap { previous_end }));
         }
-        if entry.offset % alignment != 0 {
+        if !entry.offset.is_multiple_of(alignment) {
             let expected = "a multiple of the alignment";
             return Err(entry.fault(Problem::Unexpected { value: entry.offset, expected }));
         }
@@ -264,5 +264,5 @@ fn check_layout(entries: &[Entry], data_start: u64, alignment: u64, file_len: u6
 
 /// How many entries to make room for: no more than the rest of the file could hold.
 fn bounded_capacity(count: u64, remaining: u64, entry_bytes_min: u64) -> usize {
-    usize::try_from(count.min(remaining / entry_bytes_min)).unwrap_or(0)
+    usize::try_from(count.min(remaining.checked_div(entry_bytes_min).unwrap_or(0))).unwrap_or(0)
 }

@@ -5,8 +5,10 @@ pub(crate) mod header;
 mod metadata;
 pub(crate) mod names;
 mod value;
+mod writer;
 
 pub use metadata::GgufMetadata;
 pub use value::{Array, Value, ValueType};
+pub use writer::{GgufWriter, MetadataValue};
 
 pub(crate) use config::{TensorFacts, generation_defaults, model_config};

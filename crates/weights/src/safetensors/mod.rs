@@ -2,5 +2,8 @@
 //! Format: README of the safetensors project.
 
 mod header;
+mod writer;
+
+pub use writer::SafetensorsWriter;
 
 pub(crate) use header::parse;
