@@ -1,0 +1,98 @@
+//! The dense decoder that Llama and its kin share: grouped-query attention and a gated MLP, each behind a norm and
+//! added to the residual stream.
+
+use levain_kernels::{KvCache, RopeTable};
+use levain_weights::ModelConfig;
+
+use crate::arch::Arch;
+use crate::ops::{ForwardBatch, GatedMlp, Linear, Ops, RmsNorm};
+
+/// One layer's weights. H query heads, G key and value heads of D values each.
+#[derive(Debug)]
+pub(crate) struct DecoderLayer {
+    /// `[hidden]`
+    pub(crate) input_layernorm: RmsNorm,
+    /// `[H·D, hidden]`
+    pub(crate) q_proj: Linear,
+    /// `[G·D, hidden]`
+    pub(crate) k_proj: Linear,
+    /// `[G·D, hidden]`
+    pub(crate) v_proj: Linear,
+    /// `[hidden, H·D]`
+    pub(crate) o_proj: Linear,
+    /// `[hidden]`
+    pub(crate) post_attention_layernorm: RmsNorm,
+    pub(crate) mlp: GatedMlp,
+}
+
+/// All layers and the buffers they work in.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    layers: Vec<DecoderLayer>,
+    rope: RopeTable,
+    n_heads: usize,
+    n_kv_heads: usize,
+    head_dim: usize,
+    /// Input of attention and MLP after their norms, `[rows_max, hidden]`.
+    normed: Vec<f32>,
+    /// `[rows_max, H·D]`
+    q: Vec<f32>,
+    /// `[rows_max, G·D]`
+    k: Vec<f32>,
+    /// `[rows_max, G·D]`
+    v: Vec<f32>,
+    /// Output of attention, `[rows_max, H·D]`.
+    attended: Vec<f32>,
+}
+
+impl Decoder {
+    pub(crate) fn new(
+        layers: Vec<DecoderLayer>,
+        rope: RopeTable,
+        config: &ModelConfig,
+        rows_max: usize,
+    ) -> Self {
+        let q_len = rows_max * config.num_attention_heads * config.head_dim;
+        let kv_len = rows_max * config.num_key_value_heads * config.head_dim;
+        Self {
+            layers,
+            rope,
+            n_heads: config.num_attention_heads,
+            n_kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+            normed: vec![0.0; rows_max * config.hidden_size],
+            q: vec![0.0; q_len],
+            k: vec![0.0; kv_len],
+            v: vec![0.0; kv_len],
+            attended: vec![0.0; q_len],
+        }
+    }
+}
+
+impl Arch for Decoder {
+    fn layers(&mut self, ops: &mut Ops, batch: &ForwardBatch<'_>, kv: &mut KvCache, x: &mut [f32]) {
+        let n = batch.n();
+        let (n_heads, n_kv_heads, head_dim) = (self.n_heads, self.n_kv_heads, self.head_dim);
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let normed = &mut self.normed[..x.len()];
+        let q = &mut self.q[..n * n_heads * head_dim];
+        let k = &mut self.k[..n * n_kv_heads * head_dim];
+        let v = &mut self.v[..n * n_kv_heads * head_dim];
+        let attended = &mut self.attended[..n * n_heads * head_dim];
+        for (index, layer) in self.layers.iter().enumerate() {
+            ops.norm(&layer.input_layernorm, x, n, normed);
+            ops.linear(
+                normed,
+                n,
+                [(&layer.q_proj, &mut *q), (&layer.k_proj, &mut *k), (&layer.v_proj, &mut *v)],
+            );
+            ops.rope(&self.rope, q, n_heads, head_dim, 0, batch.positions);
+            ops.rope(&self.rope, k, n_kv_heads, head_dim, 0, batch.positions);
+            ops.append(kv, index, batch.slots, k, v);
+            ops.attention(q, kv, index, batch, n_heads, scale, attended);
+            ops.linear_add(&layer.o_proj, attended, n, x);
+            ops.norm(&layer.post_attention_layernorm, x, n, normed);
+            ops.gated_mlp_add(&layer.mlp, normed, n, x);
+        }
+    }
+}

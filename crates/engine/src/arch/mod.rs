@@ -1,0 +1,119 @@
+//! The model: what all architectures share, and the registry of their layers.
+
+mod common;
+mod llama;
+mod loader;
+mod qwen2;
+
+use std::fmt;
+
+use levain_kernels::{KvCache, Matrix, Pool};
+use levain_weights::{Checkpoint, ModelConfig, ModelType};
+
+use crate::error::EngineError;
+use crate::ops::{ForwardBatch, Ops, RmsNorm};
+use loader::Loader;
+
+pub(crate) use common::cols_max;
+
+/// The layers of an architecture, between embedding and final norm.
+pub(crate) trait Arch: Send + fmt::Debug {
+    /// Takes the residual stream `x` `[n, hidden]` through all layers and appends each row's keys and values to
+    /// the cache. `n` is at most the number of rows the architecture was loaded for.
+    fn layers(&mut self, ops: &mut Ops, batch: &ForwardBatch<'_>, kv: &mut KvCache, x: &mut [f32]);
+}
+
+/// A loaded model.
+#[derive(Debug)]
+pub(crate) struct Model {
+    ops: Ops,
+    arch: Box<dyn Arch>,
+    embed_tokens: Matrix,
+    norm: RmsNorm,
+    /// `None` where the embedding serves as output head.
+    lm_head: Option<Matrix>,
+    /// Residual stream of the last step, `[rows_max, hidden]`.
+    x: Vec<f32>,
+    /// Rows of it that go into logits, as they are and after the final norm, `[logit_rows_max, hidden]`.
+    gathered: Vec<f32>,
+    normed: Vec<f32>,
+}
+
+impl Model {
+    /// Loads all weights. Steps may have up to `rows_max` rows, calls of [`Model::logits`] up to `logit_rows_max`,
+    /// and positions stay below `context_length`.
+    pub(crate) fn load(
+        checkpoint: &Checkpoint,
+        config: &ModelConfig,
+        pool: Pool,
+        rows_max: usize,
+        logit_rows_max: usize,
+        context_length: usize,
+    ) -> Result<Self, EngineError> {
+        let hidden = config.hidden_size;
+        let mut loader = Loader::new(checkpoint, &pool);
+        let arch: Box<dyn Arch> = match config.model_type {
+            ModelType::Llama => Box::new(llama::load(&mut loader, config, rows_max, context_length)?),
+            ModelType::Qwen2 => Box::new(qwen2::load(&mut loader, config, rows_max, context_length)?),
+            other => {
+                return Err(EngineError::Unsupported { what: format!("architecture `{}`", other.name()) });
+            }
+        };
+        let embed_tokens = loader.matrix("model.embed_tokens.weight", config.vocab_size, hidden)?;
+        let norm = loader.norm("model.norm", hidden, config.rms_norm_eps)?;
+        let lm_head = match config.tie_word_embeddings {
+            true => None,
+            false => Some(loader.matrix("lm_head.weight", config.vocab_size, hidden)?),
+        };
+        loader.refuse_unused(config)?;
+        Ok(Self {
+            ops: Ops::new(pool, rows_max, common::cols_max(config)),
+            arch,
+            embed_tokens,
+            norm,
+            lm_head,
+            x: vec![0.0; rows_max * hidden],
+            gathered: vec![0.0; logit_rows_max * hidden],
+            normed: vec![0.0; logit_rows_max * hidden],
+        })
+    }
+
+    pub(crate) fn vocab_size(&self) -> usize {
+        self.embed_tokens.rows()
+    }
+
+    pub(crate) fn hidden_size(&self) -> usize {
+        self.embed_tokens.cols()
+    }
+
+    /// Computes a step. Its residual stream stays for [`Model::logits`] and [`Model::hidden_state`].
+    pub(crate) fn forward(&mut self, batch: &ForwardBatch<'_>, kv: &mut KvCache) {
+        let n = batch.n();
+        let x = &mut self.x[..n * self.embed_tokens.cols()];
+        self.ops.embed(&self.embed_tokens, batch.tokens, x);
+        self.arch.layers(&mut self.ops, batch, kv, x);
+    }
+
+    /// The final norm of the given rows of the last step, `[rows.len(), hidden]`, at most `logit_rows_max` of them.
+    pub(crate) fn hidden_states(&mut self, rows: impl ExactSizeIterator<Item = usize>) -> &[f32] {
+        let hidden = self.hidden_size();
+        let n = rows.len();
+        for (row, gathered) in rows.zip(self.gathered.chunks_exact_mut(hidden)) {
+            gathered.copy_from_slice(&self.x[row * hidden..(row + 1) * hidden]);
+        }
+        let normed = &mut self.normed[..n * hidden];
+        self.ops.norm(&self.norm, &self.gathered[..n * hidden], n, normed);
+        normed
+    }
+
+    /// The logits of the given rows of the last step, `[rows.len(), vocab]`, at most `logit_rows_max` of them.
+    pub(crate) fn logits(&mut self, rows: impl ExactSizeIterator<Item = usize>, logits: &mut [f32]) {
+        let n = rows.len();
+        self.hidden_states(rows);
+        let head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
+        self.ops.project(head, &self.normed[..n * self.embed_tokens.cols()], n, logits);
+    }
+}
+
+#[cfg(test)]
+mod tests;

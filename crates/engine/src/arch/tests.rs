@@ -1,0 +1,134 @@
+//! Logits against those of Hugging Face transformers, and against themselves in other groupings.
+
+use std::path::{Path, PathBuf};
+
+use levain_kernels::{SeqRows, dequantize_row};
+
+use super::*;
+use crate::config::EngineConfig;
+use crate::plan::{self, BLOCK_LEN};
+
+/// Largest difference from the reference that rounding in another order explains.
+const TOLERANCE: f32 = 1e-4;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// A tensor of a reference's expected outputs, with its number of columns.
+fn expected(folder: &Path, name: &str) -> (Vec<f32>, usize) {
+    let checkpoint = Checkpoint::open(&folder.join("expected.safetensors")).unwrap();
+    let tensor = checkpoint.tensor(name).unwrap();
+    let mut values = vec![0.0; tensor.shape.iter().product()];
+    dequantize_row(tensor.dtype, tensor.bytes, &mut values).unwrap();
+    (values, tensor.shape[1])
+}
+
+/// A list of numbers from `expected.json`.
+fn ids(folder: &Path, name: &str) -> Vec<u32> {
+    let text = std::fs::read_to_string(folder.join("expected.json")).unwrap();
+    let list = text.split_once(&format!("\"{name}\": [")).unwrap().1.split_once(']').unwrap().0;
+    list.split(',').map(|id| id.trim().parse().unwrap()).collect()
+}
+
+/// A model with a cache, and one sequence in it whose blocks lie in disorder.
+struct Run {
+    model: Model,
+    kv: KvCache,
+    blocks: Vec<u32>,
+    vocab: usize,
+}
+
+impl Run {
+    fn new(folder: &Path, config: &EngineConfig) -> Self {
+        let checkpoint = Checkpoint::open(folder).unwrap();
+        let model_config = checkpoint.config().unwrap();
+        let plan = plan::plan(&checkpoint, config, None).unwrap();
+        let pool = Pool::new(config.resolved_threads());
+        let kv = plan::allocate(&model_config, config, &plan).unwrap();
+        let model = Model::load(&checkpoint, &model_config, pool, 64, 8, plan.context_length).unwrap();
+        let blocks = (0..plan.n_blocks() as u32).rev().collect();
+        Self { vocab: model.vocab_size(), model, kv, blocks }
+    }
+
+    /// Computes `tokens` from position `first` on in one step and returns their logits, `[n, vocab]`.
+    fn step(&mut self, tokens: &[u32], first: usize) -> Vec<f32> {
+        let positions: Vec<u32> = (first..first + tokens.len()).map(|p| p as u32).collect();
+        let slot = |&p: &u32| self.blocks[p as usize / BLOCK_LEN] * BLOCK_LEN as u32 + p % BLOCK_LEN as u32;
+        let slots: Vec<u32> = positions.iter().map(slot).collect();
+        let rows =
+            SeqRows { block_table: &self.blocks, first_row: 0, n_rows: tokens.len(), first_position: first };
+        let batch = ForwardBatch { tokens, positions: &positions, slots: &slots, sequences: &[rows] };
+        self.model.forward(&batch, &mut self.kv);
+        let mut logits = vec![0.0; tokens.len() * self.vocab];
+        for (index, group) in logits.chunks_mut(8 * self.vocab).enumerate() {
+            let n = group.len() / self.vocab;
+            self.model.logits(index * 8..index * 8 + n, group);
+        }
+        logits
+    }
+
+    /// Logits of all tokens, in steps of at most `chunk`.
+    fn in_chunks(&mut self, tokens: &[u32], chunk: usize) -> Vec<f32> {
+        tokens.chunks(chunk).enumerate().flat_map(|(index, part)| self.step(part, index * chunk)).collect()
+    }
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+fn check_parity(folder: &Path) {
+    let config = EngineConfig { threads: 2, ..EngineConfig::default() };
+    let mut run = Run::new(folder, &config);
+    let (prompt, greedy) = (ids(folder, "prompt"), ids(folder, "greedy"));
+    let (logits, vocab) = expected(folder, "logits");
+    let (greedy_logits, _) = expected(folder, "greedy_logits");
+    let whole = run.step(&prompt, 0);
+    let difference = largest_difference(&whole, &logits);
+    assert!(difference < TOLERANCE, "{}: prompt differs by {difference}", folder.display());
+    let mut last = whole[(prompt.len() - 1) * vocab..].to_vec();
+    for (index, &token) in greedy.iter().enumerate() {
+        let difference = largest_difference(&last, &greedy_logits[index * vocab..(index + 1) * vocab]);
+        assert!(difference < TOLERANCE, "{}: answer token {index} differs by {difference}", folder.display());
+        let best = (0..vocab).rev().max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap();
+        assert_eq!(best as u32, token, "{}: answer token {index}", folder.display());
+        last = run.step(&[token], prompt.len() + index);
+    }
+}
+
+/// All tokens of the reference's prompt and answer give the same logits in any chunks and with any threads.
+fn check_chunks(folder: &Path) {
+    let mut text = ids(folder, "prompt");
+    text.extend(ids(folder, "greedy"));
+    for kv_dtype in [crate::KvCacheType::F32, crate::KvCacheType::F16, crate::KvCacheType::Q8_0] {
+        let config = |threads| EngineConfig { threads, kv_dtype, ..EngineConfig::default() };
+        let whole = Run::new(folder, &config(1)).in_chunks(&text, text.len());
+        for (threads, chunk) in [(1, 1), (2, 1), (1, 7), (2, 16), (2, 33), (2, text.len())] {
+            let other = Run::new(folder, &config(threads)).in_chunks(&text, chunk);
+            let same = whole.iter().zip(&other).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{}: {kv_dtype:?}, {threads} threads, chunks of {chunk}", folder.display());
+        }
+    }
+}
+
+#[test]
+fn llama_agrees_with_transformers() {
+    check_parity(&fixture("llama-3.1"));
+}
+
+#[test]
+fn qwen2_agrees_with_transformers() {
+    check_parity(&fixture("qwen2.5"));
+}
+
+#[test]
+fn llama_is_the_same_in_any_chunks() {
+    check_chunks(&fixture("llama-3.1"));
+}
+
+#[test]
+fn qwen2_is_the_same_in_any_chunks() {
+    check_chunks(&fixture("qwen2.5"));
+}

@@ -1,0 +1,95 @@
+//! How an engine is set up.
+
+use crate::error::EngineError;
+
+/// What the KV cache's numbers are stored as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvCacheType {
+    /// F32 beside F32 weights, otherwise F16.
+    #[default]
+    Auto,
+    /// 4 bytes a value.
+    F32,
+    /// 2 bytes a value.
+    F16,
+    /// 1.0625 bytes a value.
+    Q8_0,
+}
+
+/// How an engine is set up. The default suits a machine of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Threads that compute; 0 takes one for each core.
+    pub threads: usize,
+    /// The most sequences in one step, 1 to 256.
+    pub max_num_seqs: usize,
+    /// The most rows in one step, at least `max_num_seqs`, at most 4096.
+    pub max_num_batched_tokens: usize,
+    /// The most requests that may wait; one more is refused as overloaded.
+    pub max_queued_requests: usize,
+    /// Rows of prompts in a step. `None` measures and chooses: few beside answers, so that the gaps between their
+    /// tokens stay short, more where nobody waits for a token.
+    pub prompt_chunk_tokens: Option<usize>,
+    /// Tokens a sequence may have, prompt and answer. `None` takes the model's, [`CONTEXT_LENGTH_DEFAULT`] or
+    /// what fits into memory, whichever is least.
+    pub context_length: Option<usize>,
+    /// Tokens the cache holds for all sequences together, at least one context. `None` takes up to four contexts.
+    pub kv_cache_tokens: Option<usize>,
+    /// What the cache's numbers are stored as.
+    pub kv_dtype: KvCacheType,
+    /// The most bytes of memory to use, if less than what is free.
+    pub memory_limit: Option<u64>,
+    /// Whether sequences reuse what was computed for others with the same beginning and tenant.
+    pub prefix_cache: bool,
+}
+
+/// Context that is set up unless another is asked for: enough for most conversations, and small beside most models.
+pub const CONTEXT_LENGTH_DEFAULT: usize = 8192;
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            max_num_seqs: 16,
+            max_num_batched_tokens: 512,
+            max_queued_requests: 256,
+            prompt_chunk_tokens: None,
+            context_length: None,
+            kv_cache_tokens: None,
+            kv_dtype: KvCacheType::Auto,
+            memory_limit: None,
+            prefix_cache: true,
+        }
+    }
+}
+
+impl EngineConfig {
+    /// Threads that compute, with 0 resolved.
+    pub fn resolved_threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            threads => threads,
+        }
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), EngineError> {
+        let check = |name, value: usize, fine: bool, expected| {
+            if fine { Ok(()) } else { Err(EngineError::Setting { name, value: value as u64, expected }) }
+        };
+        check("threads", self.threads, self.threads <= 1024, "at most 1024")?;
+        let seqs = self.max_num_seqs;
+        check("max_num_seqs", seqs, (1..=256).contains(&seqs), "from 1 to 256")?;
+        let rows = self.max_num_batched_tokens;
+        let expected = "from max_num_seqs + 1 to 4096";
+        check("max_num_batched_tokens", rows, rows > seqs && rows <= 4096, expected)?;
+        if let Some(chunk) = self.prompt_chunk_tokens {
+            check("prompt_chunk_tokens", chunk, chunk >= 1, "at least 1")?;
+        }
+        let queued = self.max_queued_requests;
+        check("max_queued_requests", queued, (1..=65_536).contains(&queued), "from 1 to 65536")?;
+        if let Some(length) = self.context_length {
+            check("context_length", length, length >= 2, "at least 2")?;
+        }
+        Ok(())
+    }
+}

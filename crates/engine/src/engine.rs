@@ -1,0 +1,254 @@
+//! The handle through which everyone else uses the engine.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use levain_kernels::Pool;
+use levain_weights::{Checkpoint, ModelConfig};
+
+use crate::arch::Model;
+use crate::config::EngineConfig;
+use crate::error::EngineError;
+use crate::job::Submission;
+use crate::memory::free_memory;
+use crate::plan::{self, MemoryPlan};
+use crate::request::{ANSWERS_MAX, Injector, Request, RequestKind, TOP_LOGPROBS_MAX};
+use crate::stats::EngineStats;
+use crate::worker::Worker;
+
+/// A loaded model that answers requests.
+///
+/// Clones share it. The last one to go cancels what is under way and waits for the engine's thread.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+/// How to end an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Finish what has been submitted, take nothing new.
+    Drain,
+    /// Cancel everything.
+    Cancel,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    model: ModelConfig,
+    config: EngineConfig,
+    plan: MemoryPlan,
+}
+
+/// What handles and the engine's thread share.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) inbox: Mutex<Inbox>,
+    /// Rung when something is put into the inbox.
+    pub(crate) bell: Condvar,
+    pub(crate) stats: Mutex<EngineStats>,
+}
+
+/// What the engine's thread has not looked at yet.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    pub(crate) submissions: Vec<Submission>,
+    /// Sequences waiting inside, as the engine's thread last said.
+    pub(crate) waiting: usize,
+    pub(crate) shutdown: Option<Shutdown>,
+    /// The engine's thread has ended.
+    pub(crate) closed: bool,
+}
+
+/// Locks whatever a panicking thread may have left: all these hold plain values that are right at any time.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Engine {
+    /// Loads a checkpoint's weights and starts the engine's thread.
+    ///
+    /// Whether everything fits into memory is known and refused before any weight is read.
+    pub fn load(checkpoint: &Checkpoint, config: EngineConfig) -> Result<Self, EngineError> {
+        let model_config = checkpoint.config()?;
+        let plan = plan::plan(checkpoint, &config, free_memory())?;
+        let pool = Pool::new(config.resolved_threads());
+        let kv = plan::allocate(&model_config, &config, &plan)?;
+        let rows_max = config.max_num_batched_tokens;
+        let logit_rows = plan::logit_rows(&config);
+        let model = Model::load(checkpoint, &model_config, pool, rows_max, logit_rows, plan.context_length)?;
+        let shared = Arc::new(Shared::default());
+        let worker = Worker::new(Arc::clone(&shared), model, kv, &config, &plan);
+        let thread = thread::Builder::new()
+            .name("levain-engine".to_owned())
+            .spawn(move || worker.run())
+            .map_err(EngineError::Thread)?;
+        let thread = Mutex::new(Some(thread));
+        Ok(Self { inner: Arc::new(Inner { shared, thread, model: model_config, config, plan }) })
+    }
+
+    /// Hands in a request. It is checked here; whatever happens afterwards its sink is told.
+    pub fn submit(&self, request: Request) -> Result<RequestHandle, EngineError> {
+        self.check(&request)?;
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let injector = request.injector.clone().unwrap_or_default();
+        let context_length = self.inner.plan.context_length;
+        let submission = Submission::new(request, injector.clone(), Arc::clone(&cancelled), context_length);
+        let limit = self.inner.config.max_queued_requests;
+        let mut inbox = lock(&self.inner.shared.inbox);
+        if inbox.shutdown.is_some() || inbox.closed {
+            return Err(EngineError::ShutDown);
+        }
+        let queued = inbox.submissions.len() + inbox.waiting;
+        if queued >= limit {
+            return Err(EngineError::Overloaded { queued, limit });
+        }
+        inbox.submissions.push(submission);
+        drop(inbox);
+        self.inner.shared.bell.notify_one();
+        Ok(RequestHandle { cancelled, injector })
+    }
+
+    /// What the engine is doing.
+    pub fn stats(&self) -> EngineStats {
+        let mut stats = *lock(&self.inner.shared.stats);
+        stats.waiting += lock(&self.inner.shared.inbox).submissions.len();
+        stats
+    }
+
+    /// The model's description.
+    pub fn model_config(&self) -> &ModelConfig {
+        &self.inner.model
+    }
+
+    /// How the engine was set up.
+    pub fn config(&self) -> &EngineConfig {
+        &self.inner.config
+    }
+
+    /// What it takes of the memory.
+    pub fn plan(&self) -> &MemoryPlan {
+        &self.inner.plan
+    }
+
+    /// Tokens a sequence may have, prompt and answer.
+    pub fn context_length(&self) -> usize {
+        self.inner.plan.context_length
+    }
+
+    /// Ends the engine and waits until it has. Called from a sink it only asks it to end.
+    pub fn shutdown(&self, how: Shutdown) {
+        self.inner.shutdown(how);
+    }
+
+    fn check(&self, request: &Request) -> Result<(), EngineError> {
+        let parameter = |name, value: usize, expected| {
+            Err(EngineError::Parameter { name, value: value.to_string(), expected })
+        };
+        let vocab_size = self.inner.model.vocab_size;
+        let context = self.context_length();
+        if request.prompt.is_empty() {
+            return Err(EngineError::EmptyPrompt);
+        }
+        // An answer needs a place in the context; scoring and embedding do not.
+        let answers = request.kind == RequestKind::Generate && request.max_tokens != Some(0);
+        if request.prompt.len() + usize::from(answers) > context {
+            return Err(EngineError::ContextTooLong { prompt: request.prompt.len(), context });
+        }
+        let stops = if request.stop_token_ids.len() > 1024 { &[] } else { request.stop_token_ids.as_slice() };
+        if stops.len() != request.stop_token_ids.len() {
+            return parameter("stop_token_ids", request.stop_token_ids.len(), "it has at most 1024 entries");
+        }
+        if let Some(&token) = request.prompt.iter().chain(stops).find(|&&token| token as usize >= vocab_size)
+        {
+            return Err(EngineError::TokenOutOfRange { token, vocab_size });
+        }
+        if request.n == 0 || request.n > ANSWERS_MAX {
+            return parameter("n", request.n as usize, "it goes from 1 to 16");
+        }
+        let constraints = request.constraints.len();
+        if constraints != 0 && constraints != request.n as usize {
+            return parameter("constraints", constraints, "there is one for each answer, or none");
+        }
+        for (name, top) in [("logprobs", request.logprobs), ("prompt_logprobs", request.prompt_logprobs)] {
+            if top.is_some_and(|top| top > TOP_LOGPROBS_MAX) {
+                return parameter(name, top.unwrap_or_default(), "it is at most 128");
+            }
+        }
+        if request.kind != RequestKind::Generate && (request.n != 1 || request.prompt_logprobs.is_some()) {
+            return parameter(
+                "n",
+                request.n as usize,
+                "an embedding is one vector without log-probabilities",
+            );
+        }
+        request.sampling.validate(vocab_size)
+    }
+}
+
+impl Inner {
+    fn shutdown(&self, how: Shutdown) {
+        {
+            let mut inbox = lock(&self.shared.inbox);
+            // A wish to cancel overrides one to drain, not the other way round.
+            if inbox.shutdown != Some(Shutdown::Cancel) {
+                inbox.shutdown = Some(how);
+            }
+        }
+        self.shared.bell.notify_all();
+        let Some(thread) = lock(&self.thread).take() else { return };
+        // A sink that drops the last handle runs on the engine's thread, which cannot wait for itself.
+        if thread.thread().id() != thread::current().id() {
+            // The engine's thread catches all panics; one that got through leaves nothing to do here.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shutdown(Shutdown::Cancel);
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("model", &self.model.model_type)
+            .field("plan", &self.plan)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request under way. Dropping it cancels the request.
+#[derive(Debug)]
+pub struct RequestHandle {
+    cancelled: Arc<AtomicBool>,
+    injector: Injector,
+}
+
+impl RequestHandle {
+    /// Ends the request at its next token or chunk; its sink is told, unless it is over already.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Forces tokens on an answer, see [`Injector`].
+    pub fn inject(&self, answer: u32, tokens: &[u32]) {
+        self.injector.push(answer, tokens);
+    }
+
+    /// Lets the request go on without a handle: only its sink can end it then.
+    pub fn detach(mut self) {
+        self.cancelled = Arc::default();
+    }
+}
+
+impl Drop for RequestHandle {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}

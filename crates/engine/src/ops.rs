@@ -1,0 +1,144 @@
+//! The operations that architectures are written in, on the CPU.
+//!
+//! Rows are tokens of any sequences, in any mix; `n` is their number. Every output row depends on its own input
+//! row and on what the cache holds for its sequence, never on the other rows of the call.
+
+use levain_kernels::{
+    AttentionWorkspace, KvCache, Matrix, Pool, Product, RopeTable, SeqRows, Workspace, attention, gated_mlp,
+    matmul, vector,
+};
+
+/// What a step computes: one entry a row in each of the first three.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ForwardBatch<'a> {
+    /// Token ids.
+    pub(crate) tokens: &'a [u32],
+    /// Positions in their sequences.
+    pub(crate) positions: &'a [u32],
+    /// Where in the cache their keys and values go.
+    pub(crate) slots: &'a [u32],
+    /// Which rows belong to which sequence.
+    pub(crate) sequences: &'a [SeqRows<'a>],
+}
+
+impl ForwardBatch<'_> {
+    pub(crate) fn n(&self) -> usize {
+        self.tokens.len()
+    }
+}
+
+/// A weight matrix `[out, in]` with its bias `[out]`, if it has one. Whether and how the matrix is quantised is its own affair.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    pub(crate) weight: Matrix,
+    pub(crate) bias: Option<Vec<f32>>,
+}
+
+/// The gated feed-forward block's three matrices: gate and up `[intermediate, hidden]`, down `[hidden, intermediate]`.
+#[derive(Debug)]
+pub(crate) struct GatedMlp {
+    pub(crate) gate_proj: Matrix,
+    pub(crate) up_proj: Matrix,
+    pub(crate) down_proj: Matrix,
+}
+
+/// The weight of an RMS norm, and its epsilon.
+#[derive(Debug)]
+pub(crate) struct RmsNorm {
+    pub(crate) weight: Vec<f32>,
+    pub(crate) eps: f32,
+}
+
+/// The CPU: its threads and their scratch memory.
+#[derive(Debug)]
+pub(crate) struct Ops {
+    pool: Pool,
+    matmul: Workspace,
+    attention: AttentionWorkspace,
+}
+
+impl Ops {
+    /// Scratch for calls of up to `rows_max` rows of up to `cols_max` values.
+    pub(crate) fn new(pool: Pool, rows_max: usize, cols_max: usize) -> Self {
+        Self { pool, matmul: Workspace::new(rows_max, cols_max), attention: AttentionWorkspace::new() }
+    }
+
+    /// `x[i] = weight[tokens[i]]`, `[n, hidden]`.
+    pub(crate) fn embed(&self, weight: &Matrix, tokens: &[u32], x: &mut [f32]) {
+        for (row, &token) in x.chunks_exact_mut(weight.cols()).zip(tokens) {
+            weight.row_to_f32(token as usize, row);
+        }
+    }
+
+    /// `y = norm(x)`, both `[n, dim]`.
+    pub(crate) fn norm(&self, norm: &RmsNorm, x: &[f32], n: usize, y: &mut [f32]) {
+        vector::rms_norm(&self.pool, x, n, &norm.weight, norm.eps, y);
+    }
+
+    /// `y = x · wᵀ + bias` for several matrices of the same `x` `[n, in]`.
+    pub(crate) fn linear<const N: usize>(
+        &mut self,
+        x: &[f32],
+        n: usize,
+        outputs: [(&Linear, &mut [f32]); N],
+    ) {
+        let mut products = outputs.map(|(linear, y)| Product {
+            w: &linear.weight,
+            bias: linear.bias.as_deref(),
+            y,
+            add: false,
+        });
+        matmul(&self.pool, &mut self.matmul, x, n, &mut products);
+    }
+
+    /// `y += x · wᵀ + bias`.
+    pub(crate) fn linear_add(&mut self, linear: &Linear, x: &[f32], n: usize, y: &mut [f32]) {
+        let product = Product { w: &linear.weight, bias: linear.bias.as_deref(), y, add: true };
+        matmul(&self.pool, &mut self.matmul, x, n, &mut [product]);
+    }
+
+    /// `y = x · wᵀ` without a bias.
+    pub(crate) fn project(&mut self, weight: &Matrix, x: &[f32], n: usize, y: &mut [f32]) {
+        let product = Product { w: weight, bias: None, y, add: false };
+        matmul(&self.pool, &mut self.matmul, x, n, &mut [product]);
+    }
+
+    /// `y += down(silu(gate(x)) · up(x))`, both `[n, hidden]`.
+    pub(crate) fn gated_mlp_add(&mut self, mlp: &GatedMlp, x: &[f32], n: usize, y: &mut [f32]) {
+        let GatedMlp { gate_proj, up_proj, down_proj } = mlp;
+        gated_mlp(&self.pool, &mut self.matmul, x, n, gate_proj, up_proj, down_proj, y, true);
+    }
+
+    /// Turns dimensions `offset..offset + table.dim()` of each head of `x` `[n, n_heads * head_dim]` by its row's position.
+    pub(crate) fn rope(
+        &self,
+        table: &RopeTable,
+        x: &mut [f32],
+        n_heads: usize,
+        head_dim: usize,
+        offset: usize,
+        positions: &[u32],
+    ) {
+        table.apply(&self.pool, x, n_heads, head_dim, offset, positions);
+    }
+
+    /// Writes keys and values of a layer into the cache.
+    pub(crate) fn append(&self, kv: &mut KvCache, layer: usize, slots: &[u32], k: &[f32], v: &[f32]) {
+        kv.append(&self.pool, layer, slots, k, v);
+    }
+
+    /// Causal attention of `q` `[n, n_heads * k_dim]` over the cache, into `out` `[n, n_heads * v_dim]`.
+    pub(crate) fn attention(
+        &mut self,
+        q: &[f32],
+        kv: &KvCache,
+        layer: usize,
+        batch: &ForwardBatch<'_>,
+        n_heads: usize,
+        scale: f32,
+        out: &mut [f32],
+    ) {
+        let ws = &mut self.attention;
+        attention(&self.pool, ws, q, kv, layer, batch.sequences, n_heads, scale, out);
+    }
+}

@@ -1,0 +1,282 @@
+//! What a model will take, known before any weight is read.
+
+use std::fmt;
+
+use levain_kernels::{DType, KvCache, KvDType, KvLayout};
+use levain_weights::{Checkpoint, ModelConfig};
+
+use crate::arch::cols_max;
+use crate::config::{CONTEXT_LENGTH_DEFAULT, EngineConfig, KvCacheType};
+use crate::error::EngineError;
+
+/// Positions in a block of the KV cache.
+pub const BLOCK_LEN: usize = 32;
+/// Contexts that the cache holds unless told otherwise: sequences seldom use their whole context.
+const CONTEXTS_IN_CACHE: usize = 4;
+/// The shortest context that is chosen without being asked for.
+const CONTEXT_LENGTH_MIN: usize = 512;
+/// The share of free memory that is left alone, for what is not planned: allocator, threads, the rest of the program.
+const MARGIN_DIVISOR: u64 = 64;
+
+/// Bytes of a checkpoint's tensors, by what they are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WeightSizes {
+    /// Everything that every token needs.
+    pub trunk_bytes: u64,
+    /// Routed experts, of which each token needs a few.
+    pub expert_bytes: u64,
+    /// Whether all matrices are F32.
+    pub all_f32: bool,
+}
+
+impl WeightSizes {
+    /// Adds up what the model's layers use; layers for multi-token prediction are not loaded.
+    pub fn of(checkpoint: &Checkpoint, config: &ModelConfig) -> Self {
+        let mut sizes = Self { all_f32: true, ..Self::default() };
+        for name in checkpoint.tensor_names() {
+            if layer_of(name).is_some_and(|layer| layer >= config.num_hidden_layers) {
+                continue;
+            }
+            let Some(tensor) = checkpoint.tensor(name) else { continue };
+            let bytes = tensor.bytes.len() as u64;
+            if name.contains(".mlp.experts.") {
+                sizes.expert_bytes = sizes.expert_bytes.saturating_add(bytes);
+            } else {
+                sizes.trunk_bytes = sizes.trunk_bytes.saturating_add(bytes);
+            }
+            sizes.all_f32 &= tensor.dtype == DType::F32;
+        }
+        sizes
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.trunk_bytes.saturating_add(self.expert_bytes)
+    }
+}
+
+/// The layer that a tensor's name puts it in.
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
+}
+
+/// Everything the engine allocates, in bytes. Printing it gives a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Weights.
+    pub weights: WeightSizes,
+    /// The KV cache.
+    pub kv_bytes: u64,
+    /// Activations, logits and the sampler's tables.
+    pub scratch_bytes: u64,
+    /// What may be used, as far as known.
+    pub free_bytes: Option<u64>,
+    /// Tokens a sequence may have.
+    pub context_length: usize,
+    /// Tokens the cache holds for all sequences together.
+    pub kv_cache_tokens: usize,
+    /// Bytes of cache for one token.
+    pub kv_bytes_per_token: u64,
+    /// What the cache's numbers are stored as.
+    pub kv_dtype: KvDType,
+}
+
+impl MemoryPlan {
+    /// All bytes.
+    pub fn total(&self) -> u64 {
+        self.weights.total().saturating_add(self.kv_bytes).saturating_add(self.scratch_bytes)
+    }
+
+    /// Blocks of the KV cache.
+    pub fn n_blocks(&self) -> usize {
+        self.kv_cache_tokens / BLOCK_LEN
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = |name: &str, bytes: u64, note: &str| {
+            writeln!(f, "{name:<10}{:>12}{note}", Size(bytes).to_string())
+        };
+        line("weights", self.weights.trunk_bytes, "")?;
+        if self.weights.expert_bytes > 0 {
+            line("experts", self.weights.expert_bytes, "")?;
+        }
+        let tokens = format!(
+            "   {} tokens of {:?}, {} a context",
+            self.kv_cache_tokens, self.kv_dtype, self.context_length
+        );
+        line("KV cache", self.kv_bytes, &tokens)?;
+        line("scratch", self.scratch_bytes, "")?;
+        line("together", self.total(), "")?;
+        if let Some(free) = self.free_bytes {
+            line("free", free, "")?;
+        }
+        Ok(())
+    }
+}
+
+/// A number of bytes in the largest binary unit below it.
+struct Size(u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut value = self.0 as f64;
+        for unit in ["B", "KiB", "MiB", "GiB"] {
+            if value < 1024.0 {
+                return if unit == "B" {
+                    write!(f, "{value} {unit}")
+                } else {
+                    write!(f, "{value:.1} {unit}")
+                };
+            }
+            value /= 1024.0;
+        }
+        write!(f, "{value:.1} TiB")
+    }
+}
+
+/// Plans for a checkpoint. Reads names and sizes only, no weights.
+///
+/// `free_bytes` is what may be used, see [`crate::free_memory`]; `None` checks nothing but the configured limit.
+pub fn plan(
+    checkpoint: &Checkpoint,
+    engine: &EngineConfig,
+    free_bytes: Option<u64>,
+) -> Result<MemoryPlan, EngineError> {
+    let config = checkpoint.config()?;
+    plan_for(&config, WeightSizes::of(checkpoint, &config), engine, free_bytes)
+}
+
+/// [`plan`] from a model's description and its weights' sizes alone, for models that are not here yet.
+pub fn plan_for(
+    config: &ModelConfig,
+    weights: WeightSizes,
+    engine: &EngineConfig,
+    free_bytes: Option<u64>,
+) -> Result<MemoryPlan, EngineError> {
+    engine.validate()?;
+    let free = free_bytes.into_iter().chain(engine.memory_limit).min();
+    let layout = kv_layout(config, engine, weights.all_f32);
+    let block_bytes = layout.bytes_per_block()? as u64;
+    let scratch = scratch_bytes(config, engine);
+    let asked = engine.context_length;
+    if let Some(length) = asked
+        && length > config.max_position_embeddings
+    {
+        return Err(EngineError::Setting {
+            name: "context_length",
+            value: length as u64,
+            expected: "at most what the model was made for (`max_position_embeddings`)",
+        });
+    }
+    let mut context_length = asked.unwrap_or(CONTEXT_LENGTH_DEFAULT).min(config.max_position_embeddings);
+    let fixed = weights.total().saturating_add(scratch);
+    let usable = free.map_or(u64::MAX, |free| free - free / MARGIN_DIVISOR);
+    // The block table may not name more blocks than an index holds.
+    let blocks_max = (u32::MAX / BLOCK_LEN as u32) as u64;
+    let blocks_that_fit = (usable.saturating_sub(fixed) / block_bytes.max(1)).min(blocks_max) as usize;
+    if asked.is_none() && engine.kv_cache_tokens.is_none() {
+        let least = context_length.min(CONTEXT_LENGTH_MIN);
+        context_length = context_length.min(blocks_that_fit.saturating_mul(BLOCK_LEN)).max(least);
+    }
+    let needed_blocks = context_length.div_ceil(BLOCK_LEN);
+    let n_blocks = match engine.kv_cache_tokens {
+        Some(tokens) => tokens.div_ceil(BLOCK_LEN).max(needed_blocks),
+        // Half of what is left at most goes into contexts beyond the first.
+        None => (needed_blocks * CONTEXTS_IN_CACHE.min(engine.max_num_seqs))
+            .min(blocks_that_fit / 2)
+            .max(needed_blocks),
+    };
+    let kv_bytes = block_bytes.saturating_mul(n_blocks as u64);
+    let plan = MemoryPlan {
+        weights,
+        kv_bytes,
+        scratch_bytes: scratch,
+        free_bytes: free,
+        context_length,
+        kv_cache_tokens: n_blocks.saturating_mul(BLOCK_LEN),
+        kv_bytes_per_token: block_bytes / BLOCK_LEN as u64,
+        kv_dtype: layout.dtype,
+    };
+    match free {
+        Some(free) if fixed.saturating_add(kv_bytes) > usable => Err(EngineError::OutOfMemory {
+            needed: plan.total().saturating_add(free / MARGIN_DIVISOR),
+            weights: plan.weights.total(),
+            cache: kv_bytes,
+            scratch,
+            context_length: context_length as u64,
+            free,
+        }),
+        _ => Ok(plan),
+    }
+}
+
+/// Rows whose logits are computed together.
+pub(crate) fn logit_rows(engine: &EngineConfig) -> usize {
+    engine.max_num_seqs.min(LOGIT_ROWS_MAX)
+}
+
+/// A vocabulary has 150 thousand entries: the logits of 16 rows take 10 MB.
+const LOGIT_ROWS_MAX: usize = 16;
+
+/// Bytes of the buffers that hold activations and logits, and of the sampler's tables; about, and rather too many.
+fn scratch_bytes(config: &ModelConfig, engine: &EngineConfig) -> u64 {
+    let rows = engine.max_num_batched_tokens as u64;
+    let [hidden, width, vocab] =
+        [config.hidden_size, config.intermediate_size, config.vocab_size].map(|n| n as u64);
+    let heads = (config.num_attention_heads + config.num_key_value_heads) as u64 * config.head_dim as u64;
+    let mut row_values = hidden.saturating_mul(2).saturating_add(heads.saturating_mul(2));
+    if let Some(mla) = &config.mla {
+        // Queries and outputs in the latent space, and values, for each head.
+        let head = mla.kv_lora_rank.saturating_mul(2) + mla.qk_rope_head_dim + mla.v_head_dim;
+        row_values =
+            row_values.saturating_add((config.num_attention_heads as u64).saturating_mul(head as u64));
+    }
+    let experts = config.moe.as_ref().map_or(0, |moe| {
+        (moe.num_experts_per_tok as u64).saturating_mul(moe.moe_intermediate_size as u64 * 2 + hidden)
+    });
+    // The MLP's two halves, and an input quantised to at most 2 bytes a value.
+    row_values = row_values.saturating_add(width.saturating_mul(2)).saturating_add(experts);
+    let quantised = cols_max(config) as u64 * 2;
+    let activations = rows.saturating_mul(row_values.saturating_mul(4).saturating_add(quantised));
+    let logits =
+        (logit_rows(engine) as u64 + 1).saturating_mul(vocab.saturating_add(2 * hidden)).saturating_mul(4);
+    activations.saturating_add(logits).saturating_add(vocab.saturating_mul(16))
+}
+
+/// The cache's shape: a key and a value a head, or one latent with its rotary part for all heads (MLA).
+pub(crate) fn kv_layout(config: &ModelConfig, engine: &EngineConfig, weights_are_f32: bool) -> KvLayout {
+    let dtype = match engine.kv_dtype {
+        KvCacheType::Auto if weights_are_f32 => KvDType::F32,
+        KvCacheType::Auto | KvCacheType::F16 => KvDType::F16,
+        KvCacheType::F32 => KvDType::F32,
+        KvCacheType::Q8_0 => KvDType::Q8_0,
+    };
+    let (n_kv_heads, k_dim, v_dim) = match &config.mla {
+        Some(mla) => (1, mla.kv_lora_rank + mla.qk_rope_head_dim, mla.kv_lora_rank),
+        None => (config.num_key_value_heads, config.head_dim, config.head_dim),
+    };
+    KvLayout {
+        dtype,
+        n_layers: config.num_hidden_layers,
+        n_kv_heads,
+        k_dim,
+        v_dim,
+        values_in_keys: config.mla.is_some(),
+        block_len: BLOCK_LEN,
+    }
+}
+
+/// Allocates the cache that a plan describes.
+pub(crate) fn allocate(
+    config: &ModelConfig,
+    engine: &EngineConfig,
+    plan: &MemoryPlan,
+) -> Result<KvCache, EngineError> {
+    let layout = kv_layout(config, engine, plan.weights.all_f32);
+    Ok(KvCache::new(layout, plan.n_blocks())?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! Plans for models of known sizes.
+
+use std::path::Path;
+
+use super::*;
+
+const GIB: u64 = 1 << 30;
+
+fn config(name: &str) -> ModelConfig {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    Checkpoint::open(&folder).unwrap().config().unwrap()
+}
+
+/// The shape of R1-Distill-Qwen-7B.
+fn seven_billion() -> (ModelConfig, WeightSizes) {
+    let shape = ModelConfig {
+        hidden_size: 3584,
+        intermediate_size: 18944,
+        num_hidden_layers: 28,
+        num_attention_heads: 28,
+        num_key_value_heads: 4,
+        head_dim: 128,
+        vocab_size: 152_064,
+        max_position_embeddings: 131_072,
+        ..config("qwen2.5")
+    };
+    (shape, WeightSizes { trunk_bytes: 4_700_000_000, expert_bytes: 0, all_f32: false })
+}
+
+#[test]
+fn cache_bytes_follow_the_formula() {
+    let (shape, weights) = seven_billion();
+    let engine = EngineConfig { context_length: Some(131_072), max_num_seqs: 1, ..EngineConfig::default() };
+    let plan = plan_for(&shape, weights, &engine, Some(64 * GIB)).unwrap();
+    // 2 · layers · kv heads · head_dim · 2 bytes.
+    assert_eq!(plan.kv_bytes_per_token, 2 * 28 * 4 * 128 * 2);
+    assert_eq!(plan.kv_bytes, 131_072 * 57_344);
+    assert_eq!(plan.context_length, 131_072);
+    let text = plan.to_string();
+    assert!(text.contains("weights") && text.contains("4.4 GiB") && text.contains("7.0 GiB"), "{text}");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_numbers() {
+    let (shape, weights) = seven_billion();
+    let engine = EngineConfig { context_length: Some(131_072), ..EngineConfig::default() };
+    let Err(EngineError::OutOfMemory { needed, free, cache, .. }) =
+        plan_for(&shape, weights, &engine, Some(10 * GIB))
+    else {
+        panic!("it should not fit")
+    };
+    assert_eq!((free, cache), (10 * GIB, 131_072 * 57_344));
+    assert!(needed > 11 * GIB);
+    // Just the bytes it says are enough.
+    assert!(plan_for(&shape, weights, &engine, Some(needed + needed / 32)).is_ok());
+    // Weights alone do not fit.
+    let engine = EngineConfig { memory_limit: Some(4 * GIB), ..EngineConfig::default() };
+    assert!(matches!(
+        plan_for(&shape, weights, &engine, Some(64 * GIB)),
+        Err(EngineError::OutOfMemory { .. })
+    ));
+}
+
+#[test]
+fn the_default_context_shrinks_to_what_fits() {
+    let (shape, weights) = seven_billion();
+    let engine = EngineConfig::default();
+    assert_eq!(
+        plan_for(&shape, weights, &engine, Some(64 * GIB)).unwrap().context_length,
+        CONTEXT_LENGTH_DEFAULT
+    );
+    let tight = plan_for(&shape, weights, &engine, Some(5 * GIB)).unwrap();
+    assert!((CONTEXT_LENGTH_MIN..CONTEXT_LENGTH_DEFAULT).contains(&tight.context_length), "{tight}");
+    assert!(tight.total() <= 5 * GIB);
+    // A small model's own limit holds.
+    let plan = plan_for(&config("llama-3.1"), WeightSizes::default(), &engine, None).unwrap();
+    assert_eq!(plan.context_length, 512);
+}
+
+#[test]
+fn impossible_settings_are_named() {
+    let (shape, weights) = seven_billion();
+    for (name, engine) in [
+        ("max_num_seqs", EngineConfig { max_num_seqs: 0, ..EngineConfig::default() }),
+        ("max_num_batched_tokens", EngineConfig { max_num_batched_tokens: 3, ..EngineConfig::default() }),
+        ("max_queued_requests", EngineConfig { max_queued_requests: 0, ..EngineConfig::default() }),
+        ("context_length", EngineConfig { context_length: Some(200_000), ..EngineConfig::default() }),
+        ("context_length", EngineConfig { context_length: Some(0), ..EngineConfig::default() }),
+        ("prompt_chunk_tokens", EngineConfig { prompt_chunk_tokens: Some(0), ..EngineConfig::default() }),
+        ("threads", EngineConfig { threads: 1 << 20, ..EngineConfig::default() }),
+    ] {
+        let Err(EngineError::Setting { name: found, .. }) = plan_for(&shape, weights, &engine, None) else {
+            panic!("{name} was accepted")
+        };
+        assert_eq!(name, found);
+    }
+}
+
+#[test]
+fn f32_weights_get_an_f32_cache_unless_told_otherwise() {
+    let shape = config("llama-3.1");
+    let f32 = WeightSizes { all_f32: true, ..WeightSizes::default() };
+    let dtype = |weights, kv_dtype| {
+        plan_for(&shape, weights, &EngineConfig { kv_dtype, ..EngineConfig::default() }, None)
+            .unwrap()
+            .kv_dtype
+    };
+    assert_eq!(dtype(f32, KvCacheType::Auto), KvDType::F32);
+    assert_eq!(dtype(WeightSizes::default(), KvCacheType::Auto), KvDType::F16);
+    assert_eq!(dtype(f32, KvCacheType::Q8_0), KvDType::Q8_0);
+}

@@ -1,0 +1,196 @@
+//! Finding the tokens that may be drawn, and drawing one.
+
+use super::SamplingParams;
+use super::scan::{SUM_BLOCK, exp_nonpositive, max, sum_exp};
+
+/// Width of the blocks whose maxima bound the k-th greatest entry.
+const MAX_BLOCK: usize = 64;
+/// Temperatures below this act as this: the division by it must stay finite.
+const TEMPERATURE_MIN: f32 = 1e-6;
+
+/// Scratch for selections from rows of one size. Nothing here grows after [`Selector::new`].
+#[derive(Debug)]
+pub(super) struct Selector {
+    /// (logit, id) of tokens that may still be drawn.
+    candidates: Vec<(f32, u32)>,
+    /// Maximum of each block of [`MAX_BLOCK`] entries.
+    maxima: Vec<f32>,
+    /// Sum of exponentials of each block of [`SUM_BLOCK`] entries.
+    sums: Vec<f64>,
+}
+
+impl Selector {
+    pub(super) fn new(vocab_size: usize) -> Self {
+        Self {
+            candidates: Vec::with_capacity(vocab_size),
+            maxima: Vec::with_capacity(vocab_size.div_ceil(MAX_BLOCK)),
+            sums: Vec::with_capacity(vocab_size.div_ceil(SUM_BLOCK)),
+        }
+    }
+
+    /// Draws a token from the softmax of `logits` / temperature, cut by top-k, top-p and min-p. `u` is in [0, 1).
+    pub(super) fn draw(&mut self, params: &SamplingParams, u: f64, logits: &[f32]) -> Option<u32> {
+        let shift = max(logits);
+        if shift == f32::NEG_INFINITY {
+            return None;
+        }
+        let scale = 1.0 / params.temperature.max(TEMPERATURE_MIN);
+        let top_k = params.top_k as usize;
+        let k_cuts = top_k > 0 && top_k < logits.len();
+        if !k_cuts && params.top_p >= 1.0 {
+            return Some(self.draw_from_all(params.min_p, u, logits, shift, scale));
+        }
+        let kept = if k_cuts {
+            self.gather_top_k(logits, top_k)
+        } else {
+            self.gather_top_p(params, logits, shift, scale)
+        };
+        let candidates = &self.candidates[..kept];
+        let weight = |logit: f32| f64::from(exp_nonpositive((logit - shift) * scale));
+        // Top-p is measured against what top-k left; without top-k, gathering has already cut by it.
+        let mut kept = candidates.len();
+        if k_cuts && params.top_p < 1.0 {
+            let all: f64 = candidates.iter().map(|c| weight(c.0)).sum();
+            kept = nucleus(candidates, f64::from(params.top_p) * all, weight);
+        }
+        let floor = f64::from(params.min_p);
+        let kept = candidates[..kept].iter().take_while(|c| weight(c.0) >= floor).count().max(1);
+        let total: f64 = candidates[..kept].iter().map(|c| weight(c.0)).sum();
+        let mut left = u * total;
+        for &(logit, id) in &candidates[..kept] {
+            left -= weight(logit);
+            if left < 0.0 {
+                return Some(id);
+            }
+        }
+        // Rounding may leave a crumb; it belongs to the last one.
+        candidates[..kept].last().map(|c| c.1)
+    }
+
+    /// The `k` greatest entries, greatest first, ties by lower id; fewer where fewer are above −∞.
+    pub(super) fn greatest(&mut self, logits: &[f32], k: usize) -> &[(f32, u32)] {
+        let kept = self.gather_top_k(logits, k);
+        &self.candidates[..kept]
+    }
+
+    /// Draws from the whole row, in order of ids, without gathering anything.
+    fn draw_from_all(&mut self, min_p: f32, u: f64, logits: &[f32], shift: f32, scale: f32) -> u32 {
+        // A token at least min_p times as likely as the best has exp((x − max)·scale) ≥ min_p.
+        let weight = |x: f32| {
+            let w = exp_nonpositive((x - shift) * scale);
+            if w >= min_p { f64::from(w) } else { 0.0 }
+        };
+        let block_sum = |block: &[f32]| {
+            if min_p > 0.0 { block.iter().map(|&x| weight(x)).sum() } else { sum_exp(block, shift, scale) }
+        };
+        self.sums.clear();
+        self.sums.extend(logits.chunks(SUM_BLOCK).map(block_sum));
+        let mut left = u * self.sums.iter().sum::<f64>();
+        let mut last = 0;
+        for (index, (block, &sum)) in logits.chunks(SUM_BLOCK).zip(&self.sums).enumerate() {
+            if sum == 0.0 {
+                continue;
+            }
+            if left >= sum {
+                left -= sum;
+                last = index;
+                continue;
+            }
+            for (offset, &x) in block.iter().enumerate() {
+                let w = weight(x);
+                left -= w;
+                if left < 0.0 && w > 0.0 {
+                    return (index * SUM_BLOCK + offset) as u32;
+                }
+            }
+            last = index;
+        }
+        // Rounding may leave a crumb at the end of a block: it belongs to the last token there that can be drawn.
+        let block = &logits[last * SUM_BLOCK..(last * SUM_BLOCK + SUM_BLOCK).min(logits.len())];
+        let offset = block.iter().rposition(|&x| weight(x) > 0.0).unwrap_or(0);
+        (last * SUM_BLOCK + offset) as u32
+    }
+
+    /// Puts the `k` greatest entries to the front of the candidates, in order, and returns how many there are.
+    fn gather_top_k(&mut self, logits: &[f32], k: usize) -> usize {
+        self.maxima.clear();
+        self.maxima.extend(logits.chunks(MAX_BLOCK).map(max));
+        // At least k entries are as great as the k-th greatest block maximum: smaller ones cannot be among the k.
+        let mut threshold = f32::NEG_INFINITY;
+        if k <= self.maxima.len() {
+            let (_, kth, _) = self.maxima.select_nth_unstable_by(k.max(1) - 1, |a, b| b.total_cmp(a));
+            threshold = *kth;
+        }
+        self.gather(logits, threshold);
+        let kept = k.min(self.candidates.len());
+        self.sort_first(kept);
+        kept
+    }
+
+    /// Puts the nucleus, the fewest greatest entries whose weights sum to top-p of all, to the front of the
+    /// candidates, in order, and returns how many there are.
+    fn gather_top_p(&mut self, params: &SamplingParams, logits: &[f32], shift: f32, scale: f32) -> usize {
+        let weight = |logit: f32| f64::from(exp_nonpositive((logit - shift) * scale));
+        let all: f64 = logits.chunks(SUM_BLOCK).map(|block| sum_exp(block, shift, scale)).sum();
+        let target = f64::from(params.top_p) * all;
+        for depth in [8.0, 16.0, f32::INFINITY] {
+            // Gather generously below the threshold; what lies above it is complete.
+            self.gather(logits, if depth.is_finite() { shift - depth / scale } else { f32::NEG_INFINITY });
+            let mass: f64 = self.candidates.iter().map(|c| weight(c.0)).sum();
+            if mass >= target {
+                break;
+            }
+        }
+        let mut sorted = 64;
+        loop {
+            sorted = sorted.min(self.candidates.len());
+            self.sort_first(sorted);
+            let front = &self.candidates[..sorted];
+            let kept = nucleus(front, target, weight);
+            if kept < sorted || sorted == self.candidates.len() {
+                return kept;
+            }
+            sorted *= 4;
+        }
+    }
+
+    /// Takes the entries of at least `threshold`, but never −∞, as candidates.
+    fn gather(&mut self, logits: &[f32], threshold: f32) {
+        self.candidates.clear();
+        for (index, block) in logits.chunks(MAX_BLOCK).enumerate() {
+            if max(block) < threshold {
+                continue;
+            }
+            for (offset, &x) in block.iter().enumerate() {
+                if x >= threshold && x > f32::NEG_INFINITY {
+                    // Adding zero makes −0 a plain 0, so that both compare alike.
+                    self.candidates.push((x + 0.0, (index * MAX_BLOCK + offset) as u32));
+                }
+            }
+        }
+    }
+
+    /// Brings the `k` best candidates to the front, best first.
+    fn sort_first(&mut self, k: usize) {
+        let better = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        if k == 0 {
+            return;
+        }
+        if k < self.candidates.len() {
+            self.candidates.select_nth_unstable_by(k - 1, better);
+        }
+        self.candidates[..k].sort_unstable_by(better);
+    }
+}
+
+/// Length of the shortest prefix of `sorted` whose weights sum to at least `target`; all of it where none does.
+fn nucleus(sorted: &[(f32, u32)], target: f64, weight: impl Fn(f32) -> f64) -> usize {
+    let mut mass = 0.0;
+    for (index, candidate) in sorted.iter().enumerate() {
+        mass += weight(candidate.0);
+        if mass >= target {
+            return index + 1;
+        }
+    }
+    sorted.len()
+}

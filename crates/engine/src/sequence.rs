@@ -1,0 +1,129 @@
+//! One stream of tokens that is being grown.
+
+use std::ops::Range;
+
+use crate::kv::{BlockHash, PrefixHasher};
+
+/// Index of a sequence in the scheduler.
+pub(crate) type SequenceId = usize;
+/// Index of a request in progress.
+pub(crate) type JobId = usize;
+
+/// Where a sequence stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SequenceStatus {
+    /// An answer that begins when its request's first answer has computed the prompt they share.
+    Held,
+    /// In a queue, without blocks. One that was preempted is here again.
+    Waiting,
+    /// Takes part in steps.
+    Running,
+}
+
+/// One stream of tokens with its place in the KV cache.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    pub(crate) job: JobId,
+    /// Which of the request's answers it is.
+    pub(crate) answer: u32,
+    pub(crate) tenant: u64,
+    pub(crate) status: SequenceStatus,
+    /// Prompt and answer. Room for the longest answer is reserved when it is made.
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) prompt_len: usize,
+    /// Tokens whose keys and values are in the cache. It chases `tokens.len()`.
+    pub(crate) num_computed: usize,
+    /// Block table: block i holds positions `i * block_len ..`.
+    pub(crate) blocks: Vec<u32>,
+    /// Whether its blocks may come from the prefix cache.
+    pub(crate) may_reuse: bool,
+    /// Tokens of the prompt that came from the prefix cache.
+    pub(crate) cached_tokens: usize,
+    /// From then on it takes its own text from the cache too, which is nobody's merit.
+    pub(crate) was_preempted: bool,
+    chain: HashChain,
+}
+
+impl Sequence {
+    /// A sequence that may grow to `len_max` tokens.
+    pub(crate) fn new(
+        job: JobId,
+        answer: u32,
+        tenant: u64,
+        prompt: &[u32],
+        len_max: usize,
+        block_len: usize,
+    ) -> Self {
+        let mut tokens = Vec::with_capacity(len_max.max(prompt.len()));
+        tokens.extend_from_slice(prompt);
+        let blocks_max = len_max.max(prompt.len()).div_ceil(block_len);
+        let mut chain = HashChain::new(tenant, blocks_max);
+        chain.extend(&tokens, block_len);
+        Self {
+            job,
+            answer,
+            tenant,
+            status: SequenceStatus::Waiting,
+            prompt_len: prompt.len(),
+            tokens,
+            num_computed: 0,
+            blocks: Vec::with_capacity(blocks_max),
+            may_reuse: true,
+            cached_tokens: 0,
+            was_preempted: false,
+            chain,
+        }
+    }
+
+    pub(crate) fn prompt(&self) -> &[u32] {
+        &self.tokens[..self.prompt_len]
+    }
+
+    pub(crate) fn generated(&self) -> &[u32] {
+        &self.tokens[self.prompt_len..]
+    }
+
+    /// Tokens that are not in the cache yet.
+    pub(crate) fn remaining(&self) -> usize {
+        self.tokens.len() - self.num_computed
+    }
+
+    /// Adds a generated token.
+    pub(crate) fn push(&mut self, token: u32, block_len: usize) {
+        self.tokens.push(token);
+        self.chain.extend(&self.tokens, block_len);
+    }
+
+    /// Hashes of its full blocks, first to last.
+    pub(crate) fn hashes(&self) -> &[BlockHash] {
+        &self.chain.hashes
+    }
+}
+
+/// Hashes of the full blocks of a growing list of tokens.
+#[derive(Debug)]
+struct HashChain {
+    hasher: PrefixHasher,
+    hashes: Vec<BlockHash>,
+}
+
+impl HashChain {
+    fn new(tenant: u64, blocks_max: usize) -> Self {
+        Self { hasher: PrefixHasher::new(tenant), hashes: Vec::with_capacity(blocks_max) }
+    }
+
+    fn extend(&mut self, tokens: &[u32], block_len: usize) {
+        while (self.hashes.len() + 1) * block_len <= tokens.len() {
+            let start = self.hashes.len() * block_len;
+            self.hasher = self.hasher.next(&tokens[start..start + block_len]);
+            self.hashes.push(self.hasher.hash());
+        }
+    }
+}
+
+/// Positions of one sequence that a step computes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    pub(crate) sequence: SequenceId,
+    pub(crate) positions: Range<usize>,
+}

@@ -1,0 +1,311 @@
+//! The engine's thread: schedule, compute, sample, tell; and sleep when there is nothing to do.
+
+mod output;
+mod pace;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use levain_kernels::{KvCache, SeqRows};
+
+use crate::arch::Model;
+use crate::config::EngineConfig;
+use crate::engine::{Shared, Shutdown, lock};
+use crate::error::EngineError;
+use crate::job::{Job, Submission, panic_message};
+use crate::ops::ForwardBatch;
+use crate::plan::{self, BLOCK_LEN, MemoryPlan};
+use crate::request::FinishReason;
+use crate::sampling::{Sampler, TokenMask};
+use crate::scheduler::Scheduler;
+use crate::sequence::{Chunk, JobId, SequenceId, SequenceStatus};
+use crate::stats::{EngineStats, StepStats};
+use output::Output;
+use pace::Pace;
+
+/// All state of the engine; one thread owns it.
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    model: Model,
+    kv: KvCache,
+    scheduler: Scheduler,
+    jobs: Vec<Option<Job>>,
+    sampling: Sampling,
+    batch: Batch,
+    pace: Pace,
+    stats: EngineStats,
+}
+
+/// What choosing tokens works with.
+struct Sampling {
+    sampler: Sampler,
+    mask: TokenMask,
+    /// Logits of the rows that are looked at together, `[logit_rows, vocab]`.
+    logits: Vec<f32>,
+    /// A row's logits as the model gave them, kept where they are needed after sampling has changed them, `[vocab]`.
+    raw: Vec<f32>,
+    logit_rows: usize,
+}
+
+/// The lists that make up a step. They are reused, so that a step allocates nothing.
+#[derive(Default)]
+struct Batch {
+    chunks: Vec<Chunk>,
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    slots: Vec<u32>,
+    /// Empty between steps; kept for its memory.
+    sequences: Vec<SeqRows<'static>>,
+    outputs: Vec<Output>,
+    /// Answers that share the row being sampled.
+    sharing: Vec<SequenceId>,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        model: Model,
+        kv: KvCache,
+        config: &EngineConfig,
+        plan: &MemoryPlan,
+    ) -> Self {
+        let (rows, seqs) = (config.max_num_batched_tokens, config.max_num_seqs);
+        let (vocab, logit_rows) = (model.vocab_size(), plan::logit_rows(config));
+        let batch = Batch {
+            chunks: Vec::with_capacity(seqs),
+            tokens: Vec::with_capacity(rows),
+            positions: Vec::with_capacity(rows),
+            slots: Vec::with_capacity(rows),
+            sequences: Vec::with_capacity(seqs),
+            outputs: Vec::with_capacity(rows),
+            sharing: Vec::with_capacity(crate::request::ANSWERS_MAX as usize),
+        };
+        let scheduler = Scheduler::new(plan.n_blocks(), BLOCK_LEN, seqs, config.prefix_cache);
+        let n_blocks = scheduler.pool().n_blocks();
+        let stats = EngineStats { total_blocks: n_blocks, free_blocks: n_blocks, ..EngineStats::default() };
+        *lock(&shared.stats) = stats;
+        Self {
+            shared,
+            kv,
+            scheduler,
+            jobs: Vec::new(),
+            sampling: Sampling {
+                sampler: Sampler::new(vocab),
+                mask: TokenMask::new(vocab),
+                logits: vec![0.0; logit_rows * vocab],
+                raw: vec![0.0; vocab],
+                logit_rows,
+            },
+            batch,
+            pace: Pace::new(rows, config.prompt_chunk_tokens),
+            stats,
+            model,
+        }
+    }
+
+    pub(crate) fn run(mut self) {
+        while self.take_inbox() {
+            self.end_cancelled();
+            if self.scheduler.n_running() + self.scheduler.n_waiting() == 0 {
+                continue;
+            }
+            let before = Instant::now();
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.step(before))) {
+                let message = panic_message(payload.as_ref());
+                tracing::error!(message, "a step of the engine panicked; its requests end with an error");
+                self.fail_step(&message);
+            }
+            self.publish_stats();
+        }
+        let mut inbox = lock(&self.shared.inbox);
+        inbox.closed = true;
+        drop(inbox);
+        self.publish_stats();
+    }
+
+    /// Takes new requests in, waiting for some where there is nothing to do. `false` when it is time to end.
+    fn take_inbox(&mut self) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let mut inbox = lock(&shared.inbox);
+        loop {
+            let idle = self.scheduler.n_running() + self.scheduler.n_waiting() == 0;
+            match inbox.shutdown {
+                Some(Shutdown::Cancel) => {
+                    let submissions = std::mem::take(&mut inbox.submissions);
+                    inbox.closed = true;
+                    drop(inbox);
+                    submissions.into_iter().for_each(|submission| self.take(submission));
+                    self.jobs.iter().flatten().for_each(Job::cancel);
+                    self.end_cancelled();
+                    return false;
+                }
+                Some(Shutdown::Drain) if idle && inbox.submissions.is_empty() => return false,
+                _ => {}
+            }
+            if !inbox.submissions.is_empty() || !idle {
+                break;
+            }
+            inbox = shared.bell.wait(inbox).unwrap_or_else(PoisonError::into_inner);
+        }
+        // Draining keeps the list's memory, and an empty list costs nothing.
+        let mut submissions = std::mem::take(&mut inbox.submissions);
+        for submission in submissions.drain(..) {
+            self.take(submission);
+        }
+        inbox.submissions = submissions;
+        inbox.waiting = self.scheduler.n_waiting();
+        true
+    }
+
+    fn take(&mut self, submission: Submission) {
+        let Submission { mut job, sequences } = submission;
+        let id = match self.jobs.iter().position(Option::is_none) {
+            Some(id) => id,
+            None => {
+                self.jobs.push(None);
+                self.jobs.len() - 1
+            }
+        };
+        for mut sequence in sequences {
+            sequence.job = id;
+            let answer = sequence.answer as usize;
+            let sequence = self.scheduler.add(sequence);
+            if let Some(answer) = job.answers.get_mut(answer) {
+                answer.sequence = Some(sequence);
+            }
+        }
+        self.jobs[id] = Some(job);
+    }
+
+    fn end_cancelled(&mut self) {
+        for id in 0..self.jobs.len() {
+            if self.jobs[id].as_ref().is_some_and(Job::is_cancelled) {
+                self.end_job(id, || FinishReason::Cancelled);
+            }
+        }
+    }
+
+    /// Ends all answers of a request.
+    fn end_job(&mut self, id: JobId, reason: impl Fn() -> FinishReason) {
+        let n = self.jobs[id].as_ref().map_or(0, |job| job.answers.len());
+        for answer in 0..n {
+            let sequence = self.jobs[id].as_ref().and_then(|job| job.answers.get(answer)?.sequence);
+            if let Some(sequence) = sequence {
+                self.finish(sequence, reason());
+            }
+        }
+    }
+
+    /// Ends one answer and lets everything of it go.
+    fn finish(&mut self, id: SequenceId, reason: FinishReason) {
+        let Some(sequence) = self.scheduler.finish(id) else { return };
+        let Some(job) = self.jobs.get_mut(sequence.job).and_then(Option::as_mut) else { return };
+        let held = sequence.answer == 0 && matches!(reason, FinishReason::Error(_));
+        if job.finish(sequence.answer, reason, sequence.cached_tokens) {
+            self.jobs[sequence.job] = None;
+        } else if held {
+            // Answers that waited for this one's prompt have to compute it themselves now.
+            for other in job.answers.iter().filter_map(|answer| answer.sequence) {
+                if self.scheduler.get(other).is_some_and(|s| s.status == SequenceStatus::Held) {
+                    self.scheduler.release_held(other);
+                }
+            }
+        }
+    }
+
+    /// Ends every request that took part in a step that failed.
+    fn fail_step(&mut self, message: &str) {
+        self.scheduler.forget_prefixes();
+        let chunks = std::mem::take(&mut self.batch.chunks);
+        for chunk in &chunks {
+            let error = EngineError::Panicked { message: message.to_owned() };
+            self.finish(chunk.sequence, FinishReason::Error(error));
+        }
+        self.batch.chunks = chunks;
+    }
+
+    fn step(&mut self, start: Instant) {
+        self.scheduler.schedule(self.pace.budget(), &mut self.batch.chunks);
+        if self.batch.chunks.is_empty() {
+            // Cannot happen: the cache holds at least one context. Waiting for it to pass would be an endless loop.
+            for id in 0..self.jobs.len() {
+                let message = "no sequence could be given a block".to_owned();
+                self.end_job(id, || FinishReason::Error(EngineError::Panicked { message: message.clone() }));
+            }
+            return;
+        }
+        self.forward(start);
+        let computed = Instant::now();
+        let mut step = StepStats::default();
+        for chunk in &self.batch.chunks {
+            let is_answer = chunk.positions.len() == 1
+                && self.scheduler.get(chunk.sequence).is_some_and(|s| chunk.positions.start >= s.prompt_len);
+            let rows = if is_answer { &mut step.answer_rows } else { &mut step.prompt_rows };
+            *rows += chunk.positions.len();
+            self.scheduler.commit(chunk);
+        }
+        self.outputs();
+        let end = Instant::now();
+        step.forward_time = computed.saturating_duration_since(start);
+        step.output_time = end.saturating_duration_since(computed);
+        self.pace.note(step.prompt_rows, step.answer_rows, end.saturating_duration_since(start));
+        self.stats.steps += 1;
+        self.stats.prompt_rows += step.prompt_rows as u64;
+        self.stats.answer_rows += step.answer_rows as u64;
+        self.stats.last_step = step;
+    }
+
+    /// Computes the rows of the chosen chunks.
+    fn forward(&mut self, now: Instant) {
+        let Batch { chunks, tokens, positions, slots, sequences, .. } = &mut self.batch;
+        tokens.clear();
+        positions.clear();
+        slots.clear();
+        let mut rows: Vec<SeqRows<'_>> = recycle(std::mem::take(sequences));
+        for chunk in chunks.iter() {
+            let Some(sequence) = self.scheduler.get(chunk.sequence) else { continue };
+            if let Some(job) = self.jobs.get_mut(sequence.job).and_then(Option::as_mut) {
+                job.note_started(sequence.answer, now);
+            }
+            let n_rows = chunk.positions.len();
+            let (first_row, first_position) = (tokens.len(), chunk.positions.start);
+            rows.push(SeqRows { block_table: &sequence.blocks, first_row, n_rows, first_position });
+            tokens.extend_from_slice(&sequence.tokens[chunk.positions.clone()]);
+            for position in chunk.positions.clone() {
+                positions.push(position as u32);
+                slots.push(
+                    sequence.blocks[position / BLOCK_LEN] * BLOCK_LEN as u32 + (position % BLOCK_LEN) as u32,
+                );
+            }
+        }
+        let batch = ForwardBatch { tokens, positions, slots, sequences: &rows };
+        self.model.forward(&batch, &mut self.kv);
+        *sequences = recycle(rows);
+    }
+
+    fn publish_stats(&mut self) {
+        let pool = self.scheduler.pool();
+        self.stats.running = self.scheduler.n_running();
+        self.stats.waiting = self.scheduler.n_waiting();
+        self.stats.free_blocks = pool.n_free();
+        self.stats.cached_blocks = pool.n_cached();
+        self.stats.cached_tokens = self.scheduler.cached_tokens();
+        self.stats.preemptions = self.scheduler.preemptions();
+        lock(&self.shared.inbox).waiting = self.stats.waiting;
+        *lock(&self.shared.stats) = self.stats;
+    }
+}
+
+/// An empty list with another lifetime and, as the standard library collects in place, the same memory.
+fn recycle<'a>(mut list: Vec<SeqRows<'_>>) -> Vec<SeqRows<'a>> {
+    list.clear();
+    list.into_iter()
+        .map(|rows| SeqRows {
+            block_table: &[],
+            first_row: 0,
+            n_rows: 0,
+            first_position: rows.first_position,
+        })
+        .collect()
+}
