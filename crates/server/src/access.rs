@@ -1,0 +1,199 @@
+//! Who may ask: keys, host names, web origins.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use axum::http::HeaderMap;
+use axum::http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN};
+use axum::http::uri::{Authority, Uri};
+use levain_wire::openai::ApiError;
+use sha2::{Digest, Sha256};
+
+use crate::config::ServerConfig;
+use crate::error::ServerError;
+
+const KEY_CHARS_MIN: usize = 8;
+const KEY_BYTES_MAX: usize = 4096;
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// A credential. Only its digest is kept.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    name: String,
+    digest: [u8; 32],
+}
+
+impl ApiKey {
+    /// A key under a name that logs may show.
+    ///
+    /// # Errors
+    /// If the key is shorter than 8 characters or has others than visible ASCII ones.
+    pub fn new(name: impl Into<String>, secret: &str) -> Result<Self, ServerError> {
+        let name = name.into();
+        if secret.len() < KEY_CHARS_MIN || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(ServerError::WeakKey { name, min: KEY_CHARS_MIN });
+        }
+        Ok(Self { name, digest: digest(secret.as_bytes()) })
+    }
+
+    /// What tells this caller's caches from others': stable over restarts, and says nothing about the key.
+    fn tenant(&self) -> String {
+        self.digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKey").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+fn digest(secret: &[u8]) -> [u8; 32] {
+    // A domain, so that a digest here is no digest of the same key elsewhere.
+    Sha256::new().chain_update(b"levain-api-key\0").chain_update(secret).finalize().into()
+}
+
+/// Equal or not, in a time that does not depend on where they differ.
+fn equal(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    std::hint::black_box(a.iter().zip(b).fold(0u8, |different, (x, y)| different | (x ^ y))) == 0
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Principal {
+    /// Keeps the caches of different callers apart; `None` where no keys are in use.
+    pub(crate) tenant: Option<String>,
+}
+
+/// The rules.
+#[derive(Debug)]
+pub(crate) struct Access {
+    keys: Vec<ApiKey>,
+    /// Lower case, without ports; `None` takes any.
+    hosts: Option<Vec<String>>,
+    origins: Vec<String>,
+}
+
+impl Access {
+    pub(crate) fn new(config: &ServerConfig) -> Result<Self, ServerError> {
+        let listen = config.listen;
+        let loopback = is_loopback(listen);
+        if !loopback && config.api_keys.is_empty() && !config.insecure_no_auth {
+            return Err(ServerError::OpenWithoutKey { listen });
+        }
+        let hosts = (loopback || !config.allowed_hosts.is_empty()).then(|| {
+            let own = match listen.ip() {
+                IpAddr::V4(ip) => ip.to_string(),
+                IpAddr::V6(ip) => format!("[{ip}]"),
+            };
+            let fixed = ["localhost".to_owned(), "127.0.0.1".to_owned(), "[::1]".to_owned(), own];
+            let named = config.allowed_hosts.iter().map(|host| host.to_ascii_lowercase());
+            fixed.into_iter().chain(named).collect()
+        });
+        for origin in &config.allowed_origins {
+            let well_formed = origin.parse::<Uri>().is_ok_and(|uri| {
+                uri.scheme().is_some() && uri.authority().is_some() && !origin.ends_with('/')
+            });
+            if !well_formed {
+                return Err(ServerError::BadOrigin { origin: origin.clone() });
+            }
+        }
+        Ok(Self { keys: config.api_keys.clone(), hosts, origins: config.allowed_origins.clone() })
+    }
+
+    /// The one place where a credential becomes a principal, whichever header carries it.
+    pub(crate) fn principal(&self, headers: &HeaderMap) -> Result<Principal, ApiError> {
+        if self.keys.is_empty() {
+            return Ok(Principal::default());
+        }
+        let refused = |message: &str| Err(ApiError::with_status(401, "invalid_api_key", message));
+        let bearers = headers.get_all(AUTHORIZATION).iter().map(|value| bearer(value.as_bytes()));
+        let plain = headers.get_all(X_API_KEY).iter().map(|value| Some(value.as_bytes()));
+        let mut given: Option<&[u8]> = None;
+        for credential in bearers.chain(plain) {
+            let Some(credential) = credential else {
+                return refused("the Authorization header must read: Bearer, a space, and an API key");
+            };
+            if given.is_some_and(|other| other != credential) {
+                return refused("the request carries two different API keys: send one");
+            }
+            given = Some(credential);
+        }
+        let Some(given) = given else {
+            return refused(
+                "this server needs an API key: send it as Authorization: Bearer KEY, or as x-api-key",
+            );
+        };
+        if given.len() > KEY_BYTES_MAX {
+            return refused("the API key is not one of this server's");
+        }
+        let given = digest(given);
+        // All keys are compared, so that time does not tell which one came close.
+        let found = self.keys.iter().fold(
+            None,
+            |found, key| {
+                if equal(&key.digest, &given) { Some(key) } else { found }
+            },
+        );
+        match found {
+            Some(key) => Ok(Principal { tenant: Some(key.tenant()) }),
+            None => refused("the API key is not one of this server's"),
+        }
+    }
+
+    /// Refuses names that a page elsewhere could have pointed at this machine (DNS rebinding).
+    pub(crate) fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+        let Some(allowed) = &self.hosts else { return Ok(()) };
+        let mut named = headers.get_all(HOST).iter().map(|value| {
+            value.to_str().ok().and_then(|text| text.parse::<Authority>().ok()).map(|host| host_name(&host))
+        });
+        let from_header = named.next().flatten();
+        let from_uri = uri.authority().map(host_name);
+        let good = |host: &String| allowed.contains(host);
+        let fine = from_header.is_some_and(|host| good(&host))
+            && named.next().is_none()
+            && from_uri.is_none_or(|host| good(&host));
+        if fine {
+            return Ok(());
+        }
+        Err(ApiError::with_status(
+            403,
+            "host_not_allowed",
+            "the Host header names another machine: use localhost, or add the name to the allowed hosts",
+        ))
+    }
+
+    /// `Ok(Some(origin))`: a page of this origin may read the answer. `Ok(None)`: no other page is involved.
+    pub(crate) fn check_origin<'h>(&self, headers: &'h HeaderMap) -> Result<Option<&'h str>, ApiError> {
+        let Some(origin) = headers.get(ORIGIN) else { return Ok(None) };
+        let origin = origin.to_str().unwrap_or_default();
+        if self.origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
+            return Ok(Some(origin));
+        }
+        // The server's own pages.
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let own = ["http://", "https://"].iter().filter_map(|scheme| origin.strip_prefix(scheme));
+        if !host.is_empty() && own.into_iter().any(|rest| rest.eq_ignore_ascii_case(host)) {
+            return Ok(None);
+        }
+        Err(ApiError::with_status(
+            403,
+            "origin_not_allowed",
+            "pages of this origin may not call here: add it to the allowed origins",
+        ))
+    }
+}
+
+pub(crate) fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+fn host_name(authority: &Authority) -> String {
+    authority.host().trim_end_matches('.').to_ascii_lowercase()
+}
+
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = value.split_at_checked("Bearer ".len())?;
+    let key = rest.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"Bearer ") && !key.is_empty()).then_some(key)
+}

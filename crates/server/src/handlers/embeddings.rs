@@ -1,0 +1,35 @@
+//! `POST /v1/embeddings`.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use levain_wire::openai::{EmbeddingCall, embeddings_json};
+
+use crate::body;
+use crate::reply::{self, Refusal};
+use crate::sse;
+use crate::state::{Call, Shared};
+
+/// Turns texts into vectors.
+pub(crate) async fn create(
+    State(shared): State<Arc<Shared>>,
+    Extension(call): Extension<Call>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let bytes = body::read(&shared, request).await?;
+    let EmbeddingCall { mut request, format } = EmbeddingCall::from_bytes(&bytes.bytes)?;
+    drop(bytes);
+    let _permit = shared.admit()?;
+    request.tenant.clone_from(&call.principal.tenant);
+    let model = request.model.clone();
+    let mut meter = shared.meter(&call);
+    let mut embeddings = Vec::new();
+    let answer = Box::pin(futures::stream::once(shared.provider.embed(request)));
+    let outcome = sse::collect(answer, &shared, |all| embeddings = all).await;
+    meter.prompt(embeddings.iter().map(|embedding| embedding.tokens).sum());
+    meter.end(outcome.as_ref().map_or_else(|error| error.code, |()| "done"), &call.id);
+    outcome?;
+    Ok(reply::json(embeddings_json(&model, &embeddings, format)))
+}

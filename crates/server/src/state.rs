@@ -1,0 +1,149 @@
+//! What all requests share.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use levain_chat::Provider;
+use levain_wire::openai::{ApiError, Head};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::access::{Access, Principal};
+use crate::config::Limits;
+use crate::metrics::{Meter, Metrics};
+
+/// What all requests share.
+pub(crate) struct Shared {
+    pub(crate) provider: Arc<dyn Provider>,
+    pub(crate) access: Access,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) description: Vec<u8>,
+    /// A permit for each request that may be answered at a time.
+    pub(crate) work: Arc<Semaphore>,
+    /// A permit for each KiB of bodies that may be in memory.
+    pub(crate) body_kib: Arc<Semaphore>,
+    draining: AtomicBool,
+    cut: watch::Sender<bool>,
+    ids: Ids,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        provider: Arc<dyn Provider>,
+        access: Access,
+        limits: Limits,
+        description: Vec<u8>,
+    ) -> Self {
+        Self {
+            provider,
+            access,
+            limits,
+            metrics: Arc::default(),
+            description,
+            work: Arc::new(Semaphore::new(limits.requests_max)),
+            body_kib: Arc::new(Semaphore::new(limits.body_bytes_total_max >> 10)),
+            draining: AtomicBool::new(false),
+            cut: watch::Sender::new(false),
+            ids: Ids::default(),
+        }
+    }
+
+    /// The right to be answered, held for as long as the answer takes.
+    pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        if self.is_draining() {
+            return Err(shutting_down());
+        }
+        Arc::clone(&self.work).try_acquire_owned().map_err(|_| {
+            ApiError::with_status(
+                429,
+                "overloaded",
+                "the server is busy with as many requests as it may hold; try again in a moment",
+            )
+        })
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// From now on no new work is taken.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Ends the answers that still run.
+    pub(crate) fn cut(&self) {
+        self.cut.send_replace(true);
+    }
+
+    /// Tells when answers must end.
+    pub(crate) fn cutter(&self) -> Cutter {
+        Cutter(self.cut.subscribe())
+    }
+
+    pub(crate) fn meter(&self, call: &Call) -> Meter {
+        Meter::new(&self.metrics, call.started)
+    }
+
+    /// A new id with this prefix.
+    pub(crate) fn id(&self, prefix: &str) -> String {
+        self.ids.next(prefix)
+    }
+
+    pub(crate) fn head(&self, prefix: &str, model: &str) -> Head {
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        Head { id: self.id(prefix), created, model: model.to_owned() }
+    }
+
+    /// The named model, or the first on offer.
+    pub(crate) fn model_or_default(&self, model: Option<String>) -> Result<String, ApiError> {
+        model.or_else(|| self.provider.models().into_iter().next().map(|info| info.id)).ok_or_else(|| {
+            ApiError::with_status(503, "no_model", "no model is loaded yet; try again in a moment")
+        })
+    }
+}
+
+pub(crate) fn shutting_down() -> ApiError {
+    ApiError::with_status(503, "shutting_down", "the server is shutting down; try again in a moment")
+}
+
+/// Waits for the moment when answers must end.
+pub(crate) struct Cutter(watch::Receiver<bool>);
+
+impl Cutter {
+    pub(crate) async fn cut(&mut self) {
+        if self.0.wait_for(|cut| *cut).await.is_err() {
+            // The server is gone, and with it everything that could be cut.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// What the guard found out about a request; handlers take it from the request's extensions.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) principal: Principal,
+    pub(crate) id: String,
+    pub(crate) started: Instant,
+}
+
+/// Makes ids that are unique here and hard to guess elsewhere: a counter, hashed with the process's random keys.
+#[derive(Debug, Default)]
+struct Ids {
+    counter: AtomicU64,
+    keys: [RandomState; 2],
+}
+
+impl Ids {
+    fn next(&self, prefix: &str) -> String {
+        let count = self.counter.fetch_add(1, Ordering::Relaxed);
+        let [a, b] = self.keys.each_ref().map(|keys| {
+            let mut hasher = keys.build_hasher();
+            hasher.write_u64(count);
+            hasher.finish()
+        });
+        format!("{prefix}{a:016x}{b:016x}")
+    }
+}
