@@ -1,3 +1,5 @@
-//! What tests share: a scripted provider. Nothing of this ships.
+//! What tests share: tiny models made by code and a scripted provider. Nothing of this ships.
 
+pub mod model;
 pub mod provider;
+mod tokenizer;
