@@ -1,0 +1,7 @@
+//! The hub against servers on this machine. No test needs a network.
+
+#![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise, its helpers too")]
+
+mod models;
+mod support;
+mod transfer;
