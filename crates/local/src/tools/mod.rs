@@ -1,0 +1,104 @@
+//! Tool calls in the model's own syntax: which one a chat template uses, how calls are read from streaming
+//! text, and the grammar that forces them.
+
+mod call_object;
+mod grammar;
+mod json;
+mod parser;
+
+pub(crate) use grammar::{From, call_grammar, check_name, trigger};
+pub use parser::ToolParser;
+
+/// How a family of models writes tool calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToolSyntax {
+    /// `<tool_call>{"name": …, "arguments": {…}}</tool_call>`: Hermes, Qwen2.5, Qwen3 and many more.
+    Hermes,
+    /// `{"name": …, "parameters": {…}}` as the whole answer, or behind `<|python_tag|>`: Llama 3.1 and later.
+    Llama3,
+    /// `<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>name`, then a fenced block of JSON:
+    /// DeepSeek V3 and R1, and R1's distilled models.
+    DeepSeek,
+    /// The same marks without the type and the fence: DeepSeek V3.1.
+    DeepSeekV31,
+    /// `[TOOL_CALLS][{"name": …, "arguments": {…}}]`: Mistral.
+    Mistral,
+}
+
+/// A piece of an answer in which tool calls may stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToolPiece {
+    /// Text outside calls; `start` is the offset of its first byte in the text that was pushed.
+    Text {
+        /// Offset in bytes.
+        start: u64,
+        /// Never empty.
+        text: String,
+    },
+    /// A call begins.
+    CallStart {
+        /// The function's name.
+        name: String,
+    },
+    /// More of the latest call's arguments.
+    Arguments(String),
+}
+
+pub(crate) const TOOL_CALL: &str = "<tool_call>";
+pub(crate) const TOOL_CALL_END: &str = "</tool_call>";
+pub(crate) const PYTHON_TAG: &str = "<|python_tag|>";
+pub(crate) const MISTRAL_CALLS: &str = "[TOOL_CALLS]";
+pub(crate) const MISTRAL_ARGS: &str = "[ARGS]";
+pub(crate) const CALLS_BEGIN: &str = "<｜tool▁calls▁begin｜>";
+pub(crate) const CALLS_END: &str = "<｜tool▁calls▁end｜>";
+pub(crate) const CALL_BEGIN: &str = "<｜tool▁call▁begin｜>";
+pub(crate) const CALL_END: &str = "<｜tool▁call▁end｜>";
+pub(crate) const TOOL_SEP: &str = "<｜tool▁sep｜>";
+
+impl ToolSyntax {
+    /// The syntax that a chat template writes calls in; `None` if it knows no tools or an unknown syntax.
+    #[must_use]
+    pub fn detect(template: &str) -> Option<Self> {
+        if template.contains(CALLS_BEGIN) {
+            // Only the older form fences the arguments.
+            return Some(if template.contains("```json") { Self::DeepSeek } else { Self::DeepSeekV31 });
+        }
+        if template.contains(TOOL_CALL) {
+            // `<function=name>` is another syntax inside the same tags.
+            return (!template.contains("<function=")).then_some(Self::Hermes);
+        }
+        if template.contains(MISTRAL_CALLS) {
+            return Some(Self::Mistral);
+        }
+        let llama = template.contains("<|start_header_id|>") && template.contains("\"parameters\"");
+        llama.then_some(Self::Llama3)
+    }
+
+    /// Marks that may be control tokens of the vocabulary and have to be read as text all the same.
+    #[must_use]
+    pub fn marks(self) -> &'static [&'static str] {
+        match self {
+            Self::Hermes => &[TOOL_CALL, TOOL_CALL_END],
+            Self::Llama3 => &[PYTHON_TAG],
+            Self::DeepSeek | Self::DeepSeekV31 => &[CALLS_BEGIN, CALLS_END, CALL_BEGIN, CALL_END, TOOL_SEP],
+            Self::Mistral => &[MISTRAL_CALLS, MISTRAL_ARGS],
+        }
+    }
+
+    /// The texts with which a call can begin anywhere in an answer.
+    #[must_use]
+    pub fn openers(self) -> &'static [&'static str] {
+        match self {
+            Self::Hermes => &[TOOL_CALL],
+            Self::Llama3 => &[PYTHON_TAG],
+            Self::DeepSeek | Self::DeepSeekV31 => &[CALLS_BEGIN, CALL_BEGIN],
+            Self::Mistral => &[MISTRAL_CALLS],
+        }
+    }
+
+    /// Whether one answer can hold several calls.
+    #[must_use]
+    pub fn parallel(self) -> bool {
+        self != Self::Llama3
+    }
+}
