@@ -20,6 +20,9 @@ pub const BOS: u32 = 256;
 /// Numbers of each vector.
 pub const EMBEDDING_LEN: usize = 16;
 
+/// Positions that a prompt may use.
+pub const CONTEXT_LENGTH: u64 = 8192;
+
 /// What a scripted stream does next.
 #[derive(Debug, Clone)]
 pub enum Step<E = ChatEvent> {
@@ -104,7 +107,7 @@ impl FakeProvider {
             id: model.to_owned(),
             created: 1_737_331_200,
             owned_by: "levain".to_owned(),
-            context_length: Some(8192),
+            context_length: Some(CONTEXT_LENGTH),
         };
         Self {
             models: vec![info],
@@ -210,6 +213,10 @@ impl Provider for FakeProvider {
         Box::pin(async move {
             self.check_model(&request.model)?;
             let prompt = tokens_of(&request.prompt)?;
+            let prompt_tokens = prompt.len() as u64;
+            if prompt_tokens > CONTEXT_LENGTH {
+                return Err(ProviderError::ContextLength { prompt_tokens, context_length: CONTEXT_LENGTH });
+            }
             let events: Vec<CompletionEvent> = answer::completion(&request, &prompt);
             Ok(self.open(events.into_iter().map(Step::Event).collect())?.boxed())
         })
