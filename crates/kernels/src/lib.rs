@@ -20,9 +20,10 @@ mod matrix;
 pub mod pool;
 mod quantize;
 pub mod rope;
+mod simd;
 pub mod vector;
 
-pub use attention::{AttentionWorkspace, SeqRows, attention};
+pub use attention::{AttentionWorkspace, KeyValueRows, SeqRows, attention, attention_over_rows};
 pub use dequantize::{dequantize_row, f8e4m3_to_f32};
 pub use dispatch::{CpuFeatures, Isa, KERNELS_VARIABLE, check_isa, cpu_features, isa};
 pub use dtype::DType;

@@ -94,7 +94,8 @@ impl Geometry {
     }
 
     fn store_value(&self, tile: &mut [u8], position: usize, value: &[f32]) {
-        let slices = tile[self.v_start..].chunks_exact_mut(self.v_unit_bytes);
+        let (data, scales) = tile[self.v_start..].split_at_mut(self.v_scales - self.v_start);
+        let slices = data.chunks_exact_mut(self.v_unit_bytes);
         match self.dtype {
             KvDType::F32 => {
                 for (slice, values) in slices.zip(value.chunks(LANES)) {
@@ -113,12 +114,15 @@ impl Geometry {
                 }
             }
             KvDType::Q8_0 => {
-                for (slice, values) in slices.zip(value.chunks(Q8_LEN)) {
-                    let (scales, data) = slice.split_at_mut(self.v_data);
+                for (index, values) in value.chunks(Q8_LEN).enumerate() {
                     let (scale, quants) = quantize(values);
-                    scales[position * 2..][..2].copy_from_slice(&scale.to_le_bytes());
-                    for (byte, quant) in data[position * Q8_LEN..][..Q8_LEN].iter_mut().zip(quants) {
-                        *byte = quant.cast_unsigned();
+                    let at = (index * self.block_len + position) * 2;
+                    scales[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+                    for (half, quants) in quants.chunks_exact(LANES).enumerate() {
+                        let at = (index * 2 + half) * self.v_unit_bytes + position * LANES;
+                        for (byte, quant) in data[at..at + LANES].iter_mut().zip(quants) {
+                            *byte = quant.cast_unsigned();
+                        }
                     }
                 }
             }

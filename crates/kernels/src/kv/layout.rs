@@ -6,7 +6,7 @@
 //! | stored as | keys | values |
 //! |---|---|---|
 //! | F32, F16 | `[block_len / 16][k_dim][16 positions]` | `[v_dim / 16][block_len][16 dims]` |
-//! | Q8_0 | per 16 positions: scales `[k_dim / 32][16 positions]` (f16), then `[k_dim / 4][16 positions][4 dims]` bytes with 128 added | per 32 dims: scales `[block_len]` (f16), then `[block_len][32 dims]` signed bytes |
+//! | Q8_0 | per 16 positions: scales `[k_dim / 32][16 positions]` (f16), then `[k_dim / 4][16 positions][4 dims]` bytes with 128 added | `[v_dim / 16][block_len][16 dims]` signed bytes, then scales `[v_dim / 32][block_len]` (f16) |
 //! | any, values in keys | rows `[block_len][k_dim]`; in Q8_0 each row's signed bytes, then its scales (f16) | the first `v_dim` of the row |
 //!
 //! Divisions round up and the rest is zero. Latent rows serve as keys and as values, whose lanes run in
@@ -40,10 +40,10 @@ pub(crate) struct Geometry {
     pub(crate) k_data: usize,
     /// Where values begin in a tile.
     pub(crate) v_start: usize,
-    /// One slice of values: 16 dims, or 32 in Q8_0, of all the block's positions.
+    /// One slice of values: 16 dims of all the block's positions.
     pub(crate) v_unit_bytes: usize,
-    /// Where data begins in a slice of values, after the scales.
-    pub(crate) v_data: usize,
+    /// Where the scales of values begin in a tile, for Q8_0.
+    pub(crate) v_scales: usize,
     /// One head of one layer in one block.
     pub(crate) head_bytes: usize,
     pub(crate) layer_bytes: usize,
@@ -69,22 +69,30 @@ impl Geometry {
             return refuse("v_dim", v_dim, "at most k_dim where values lie in keys");
         }
         let k_scales = k_dim.div_ceil(Q8_LEN);
-        let (k_unit_bytes, k_data, v_unit_bytes, v_data) = match (dtype, values_in_keys) {
-            (KvDType::F32, false) => (k_dim * LANES * 4, 0, block_len * LANES * 4, 0),
-            (KvDType::F16, false) => (k_dim * LANES * 2, 0, block_len * LANES * 2, 0),
+        let value_bytes = match dtype {
+            KvDType::F32 => 4,
+            KvDType::F16 => 2,
+            KvDType::Q8_0 => 1,
+        };
+        let (k_unit_bytes, k_data) = match (dtype, values_in_keys) {
+            (KvDType::F32 | KvDType::F16, false) => (k_dim * LANES * value_bytes, 0),
             (KvDType::Q8_0, false) => {
                 let k_data = (k_scales * LANES * 2).next_multiple_of(LINE);
-                let v_data = (block_len * 2).next_multiple_of(LINE);
-                (k_data + k_scales * Q8_LEN * LANES, k_data, v_data + block_len * Q8_LEN, v_data)
+                (k_data + k_scales * Q8_LEN * LANES, k_data)
             }
-            (KvDType::F32, true) => (k_dim * 4, 0, 0, 0),
-            (KvDType::F16, true) => (k_dim * 2, 0, 0, 0),
-            (KvDType::Q8_0, true) => (k_scales * (Q8_LEN + 2), k_scales * Q8_LEN, 0, 0),
+            (KvDType::F32 | KvDType::F16, true) => (k_dim * value_bytes, 0),
+            (KvDType::Q8_0, true) => (k_scales * (Q8_LEN + 2), k_scales * Q8_LEN),
         };
         let k_units = if values_in_keys { block_len } else { block_len / LANES };
-        let v_slices = if dtype == KvDType::Q8_0 { v_dim.div_ceil(Q8_LEN) } else { v_dim.div_ceil(LANES) };
         let v_start = (k_units * k_unit_bytes).next_multiple_of(LINE);
-        let head_bytes = (v_start + v_slices * v_unit_bytes).next_multiple_of(LINE);
+        let v_unit_bytes = block_len * LANES * value_bytes;
+        let (v_slices, v_scale_bytes) = match (dtype, values_in_keys) {
+            (_, true) => (0, 0),
+            (KvDType::Q8_0, false) => (v_dim.div_ceil(Q8_LEN) * 2, v_dim.div_ceil(Q8_LEN) * block_len * 2),
+            (KvDType::F32 | KvDType::F16, false) => (v_dim.div_ceil(LANES), 0),
+        };
+        let v_scales = v_start + v_slices * v_unit_bytes;
+        let head_bytes = (v_scales + v_scale_bytes).next_multiple_of(LINE);
         let layer_bytes = head_bytes.checked_mul(n_kv_heads);
         let block_bytes = layer_bytes.and_then(|bytes| bytes.checked_mul(n_layers));
         let (Some(layer_bytes), Some(block_bytes)) = (layer_bytes, block_bytes) else {
@@ -100,7 +108,7 @@ impl Geometry {
             k_data,
             v_start,
             v_unit_bytes,
-            v_data,
+            v_scales,
             head_bytes,
             layer_bytes,
             block_bytes,
@@ -134,20 +142,27 @@ impl Geometry {
         }
     }
 
+    /// The scale of dimension `d` in a latent row of Q8_0.
+    pub(crate) fn row_scale(&self, row: &[u8], d: usize) -> f32 {
+        read_f16(&row[self.k_data..], d / Q8_LEN)
+    }
+
+    /// The scale of dimension `d` of the value at `position` of a tile in Q8_0.
+    pub(crate) fn value_scale(&self, tile: &[u8], position: usize, d: usize) -> f32 {
+        read_f16(&tile[self.v_scales..], d / Q8_LEN * self.block_len + position)
+    }
+
     /// Dimension `d` of the value at `position` of a tile.
     pub(crate) fn value_value(&self, tile: &[u8], position: usize, d: usize) -> f32 {
         if self.values_in_keys {
             return self.key_value(tile, position, d);
         }
-        let width = if self.dtype == KvDType::Q8_0 { Q8_LEN } else { LANES };
-        let slice = &tile[self.v_start + d / width * self.v_unit_bytes..][..self.v_unit_bytes];
+        let slice = &tile[self.v_start + d / LANES * self.v_unit_bytes..][..self.v_unit_bytes];
+        let at = position * LANES + d % LANES;
         match self.dtype {
-            KvDType::F32 => read_f32(slice, position * LANES + d % LANES),
-            KvDType::F16 => read_f16(slice, position * LANES + d % LANES),
-            KvDType::Q8_0 => {
-                let byte = slice[self.v_data + position * Q8_LEN + d % Q8_LEN];
-                f32::from(byte.cast_signed()) * read_f16(slice, position)
-            }
+            KvDType::F32 => read_f32(slice, at),
+            KvDType::F16 => read_f16(slice, at),
+            KvDType::Q8_0 => f32::from(slice[at].cast_signed()) * self.value_scale(tile, position, d),
         }
     }
 }

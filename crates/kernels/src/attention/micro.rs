@@ -1,0 +1,374 @@
+//! The inner loops: a handful of query rows times a handful of vectors, all sums in registers.
+//!
+//! Every sum runs over its terms one by one, in order and in a register of its own, so a result does not
+//! depend on how many rows or vectors a tile holds.
+
+#![expect(
+    clippy::needless_range_loop,
+    reason = "indices of several arrays of registers read best side by side"
+)]
+
+use super::{CHUNK, SCORE_STRIDE};
+use crate::kv::layout::Q8_LEN;
+use crate::simd::{Kernel, LANES, Simd};
+
+/// How the numbers a loop reads are stored.
+pub(super) const F32: u8 = 0;
+/// Half precision.
+pub(super) const F16: u8 = 1;
+/// Signed bytes with scales beside.
+pub(super) const Q8: u8 = 2;
+
+/// Bytes of sixteen values of a format.
+pub(super) const fn vector_bytes(format: u8) -> usize {
+    match format {
+        F32 => LANES * 4,
+        F16 => LANES * 2,
+        _ => LANES,
+    }
+}
+
+/// The rows of the next tile when `left` rows remain: as many as registers hold sums for, in sizes that the
+/// loops below exist for.
+pub(super) fn tile_rows(left: usize, wide: bool) -> usize {
+    let sizes: &[usize] = if wide { &[12, 8, 7, 6, 4, 3, 2] } else { &[6, 4, 3, 2] };
+    sizes.iter().copied().find(|size| *size <= left).unwrap_or(1)
+}
+
+/// `scores[row][16 * g..][..16] = q[row] · keys[g]` for some rows and groups of sixteen positions.
+#[derive(Clone, Copy)]
+pub(super) struct Scores<'a> {
+    /// `[k_dim][rows]`
+    pub(super) q: *const f32,
+    pub(super) rows: usize,
+    pub(super) k_dim: usize,
+    /// Groups of keys, each `[k_dim][16 positions]`.
+    pub(super) keys: &'a [*const u8],
+    pub(super) format: u8,
+    /// `[rows]` of [`SCORE_STRIDE`], from the first group's first position.
+    pub(super) scores: *mut f32,
+}
+
+impl Scores<'_> {
+    /// # Safety
+    /// The pointers must be good for the shapes their fields state, and `scores` for whole blocks of four
+    /// groups.
+    #[inline(always)]
+    pub(super) unsafe fn run<S: Simd>(self, s: S) {
+        match self.format {
+            F16 => self.by_rows::<S, F16>(s),
+            _ => self.by_rows::<S, F32>(s),
+        }
+    }
+
+    #[inline(always)]
+    fn by_rows<S: Simd, const FORMAT: u8>(self, s: S) {
+        if S::WIDE {
+            match self.rows {
+                12 => self.by_groups::<S, FORMAT, 12, 2>(s),
+                8 => self.by_groups::<S, FORMAT, 8, 2>(s),
+                7 => self.by_groups::<S, FORMAT, 7, 2>(s),
+                6 => self.by_groups::<S, FORMAT, 6, 4>(s),
+                4 => self.by_groups::<S, FORMAT, 4, 4>(s),
+                3 => self.by_groups::<S, FORMAT, 3, 4>(s),
+                2 => self.by_groups::<S, FORMAT, 2, 4>(s),
+                _ => self.by_groups::<S, FORMAT, 1, 4>(s),
+            }
+        } else {
+            match self.rows {
+                6 => self.by_groups::<S, FORMAT, 6, 1>(s),
+                4 => self.by_groups::<S, FORMAT, 4, 1>(s),
+                3 => self.by_groups::<S, FORMAT, 3, 2>(s),
+                2 => self.by_groups::<S, FORMAT, 2, 2>(s),
+                _ => self.by_groups::<S, FORMAT, 1, 4>(s),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn by_groups<S: Simd, const FORMAT: u8, const ROWS: usize, const GROUPS: usize>(self, s: S) {
+        for (index, groups) in self.keys.chunks(GROUPS).enumerate() {
+            // A short last chunk repeats its last group; what that yields is beyond the valid scores.
+            let mut keys = [groups[groups.len() - 1]; GROUPS];
+            keys[..groups.len()].copy_from_slice(groups);
+            // SAFETY: the room for whole chunks was promised to `run`.
+            let scores = unsafe { self.scores.add(index * GROUPS * LANES) };
+            s.enter(ScoreTile::<FORMAT, ROWS, GROUPS> { q: self.q, k_dim: self.k_dim, keys, scores });
+        }
+    }
+}
+
+struct ScoreTile<const FORMAT: u8, const ROWS: usize, const GROUPS: usize> {
+    q: *const f32,
+    k_dim: usize,
+    keys: [*const u8; GROUPS],
+    scores: *mut f32,
+}
+
+impl<const FORMAT: u8, const ROWS: usize, const GROUPS: usize> Kernel for ScoreTile<FORMAT, ROWS, GROUPS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut sums = [[s.splat(0.0); GROUPS]; ROWS];
+        for d in 0..self.k_dim {
+            let mut keys = [s.splat(0.0); GROUPS];
+            for g in 0..GROUPS {
+                // SAFETY: a group holds `k_dim` vectors of sixteen.
+                keys[g] = unsafe { load::<S, FORMAT>(s, self.keys[g].add(d * vector_bytes(FORMAT))) };
+            }
+            for r in 0..ROWS {
+                // SAFETY: `q` holds `k_dim` times `ROWS` values.
+                let q = s.splat(unsafe { *self.q.add(d * ROWS + r) });
+                for g in 0..GROUPS {
+                    sums[r][g] = s.mul_add(q, keys[g], sums[r][g]);
+                }
+            }
+        }
+        for r in 0..ROWS {
+            for g in 0..GROUPS {
+                // SAFETY: promised to `Scores::run`.
+                unsafe { s.store(self.scores.add(r * SCORE_STRIDE + g * LANES), sums[r][g]) };
+            }
+        }
+    }
+}
+
+/// Sixteen values in one of the formats, a scale of Q8 not yet applied.
+///
+/// # Safety
+/// `from` must be readable for [`vector_bytes`].
+#[inline(always)]
+unsafe fn load<S: Simd, const FORMAT: u8>(s: S, from: *const u8) -> S::F {
+    // SAFETY: promised by the caller.
+    unsafe {
+        match FORMAT {
+            F32 => s.load(from.cast()),
+            F16 => s.load_f16(from.cast()),
+            _ => s.load_i8(from.cast()),
+        }
+    }
+}
+
+/// [`Scores`] for keys in Q8_0: exact integer products with queries of 16 bits, scaled per 32 dimensions.
+#[derive(Clone, Copy)]
+pub(super) struct QuantScores<'a> {
+    /// `[k_dim / 4][rows][2]` words.
+    pub(super) quads: *const u32,
+    /// `[k_dim / 32][rows]`
+    pub(super) scales: *const f32,
+    /// `[k_dim / 32][rows]`: 128 times the sum of the quantised query, which the keys' offset adds.
+    pub(super) biases: *const i32,
+    pub(super) rows: usize,
+    /// Blocks of 32 dimensions.
+    pub(super) blocks: usize,
+    /// Groups of keys with their scales first, data from `k_data`.
+    pub(super) keys: &'a [*const u8],
+    pub(super) k_data: usize,
+    /// As in [`Scores`].
+    pub(super) scores: *mut f32,
+}
+
+impl QuantScores<'_> {
+    /// # Safety
+    /// The pointers must be good for the shapes their fields state.
+    #[inline(always)]
+    pub(super) unsafe fn run<S: Simd>(self, s: S) {
+        match self.rows {
+            12 if S::WIDE => self.by_groups::<S, 12>(s),
+            8 if S::WIDE => self.by_groups::<S, 8>(s),
+            7 if S::WIDE => self.by_groups::<S, 7>(s),
+            6 => self.by_groups::<S, 6>(s),
+            4 => self.by_groups::<S, 4>(s),
+            3 => self.by_groups::<S, 3>(s),
+            2 => self.by_groups::<S, 2>(s),
+            _ => self.by_groups::<S, 1>(s),
+        }
+    }
+
+    #[inline(always)]
+    fn by_groups<S: Simd, const ROWS: usize>(self, s: S) {
+        for (index, keys) in self.keys.iter().enumerate() {
+            // SAFETY: the room was promised to `run`.
+            let scores = unsafe { self.scores.add(index * LANES) };
+            s.enter(QuantTile::<ROWS> { of: self, keys: *keys, scores });
+        }
+    }
+}
+
+struct QuantTile<'a, const ROWS: usize> {
+    of: QuantScores<'a>,
+    keys: *const u8,
+    scores: *mut f32,
+}
+
+impl<const ROWS: usize> Kernel for QuantTile<'_, ROWS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        const QUADS: usize = Q8_LEN / 4;
+        let of = self.of;
+        for block in 0..of.blocks {
+            let mut sums = [s.zero_sums(); ROWS];
+            for quad in block * QUADS..(block + 1) * QUADS {
+                // SAFETY: a group holds 64 bytes for each four dimensions, padded to whole blocks.
+                let keys = unsafe { s.load_quads(self.keys.add(of.k_data + quad * 4 * LANES)) };
+                for r in 0..ROWS {
+                    // SAFETY: the queries are padded to whole blocks too.
+                    sums[r] = unsafe { s.dot_quads(sums[r], keys, of.quads.add((quad * ROWS + r) * 2)) };
+                }
+            }
+            // SAFETY: a group begins with sixteen scales for each block.
+            let key_scales = unsafe { s.load_f16(self.keys.add(block * LANES * 2).cast()) };
+            for r in 0..ROWS {
+                // SAFETY: one scale and one bias for each block and row; a row of scores for each row.
+                unsafe {
+                    let at = block * ROWS + r;
+                    let scaled = s.mul(s.sums_minus(sums[r], *of.biases.add(at)), key_scales);
+                    let score = self.scores.add(r * SCORE_STRIDE);
+                    let before = if block == 0 { s.splat(0.0) } else { s.load(score) };
+                    s.store(score, s.mul_add(scaled, s.splat(*of.scales.add(at)), before));
+                }
+            }
+        }
+    }
+}
+
+/// `sums[row][16 * slice..][..16] (+)= Σ weights[row][position] * values[position]` for some rows, over
+/// positions `from..to` of a run.
+#[derive(Clone, Copy)]
+pub(super) struct Mix<'a> {
+    /// `[rows]` of [`SCORE_STRIDE`], from the run's first position.
+    pub(super) weights: *const f32,
+    pub(super) rows: usize,
+    /// Segments of the run, each of `segment_len` positions: `[slices][segment_len][16 dims]`, a slice
+    /// `slice_bytes` after the one before.
+    pub(super) segments: &'a [*const u8],
+    pub(super) segment_len: usize,
+    pub(super) slice_bytes: usize,
+    pub(super) slices: usize,
+    pub(super) format: u8,
+    /// For Q8: `[slices / 2]` of [`CHUNK`] scales, from the run's first position.
+    pub(super) scales: *const f32,
+    pub(super) from: usize,
+    pub(super) to: usize,
+    /// `[rows][slices][16]`
+    pub(super) sums: *mut f32,
+    /// Whether to go on from what `sums` holds, rather than from zero.
+    pub(super) resume: bool,
+}
+
+impl Mix<'_> {
+    /// # Safety
+    /// The pointers must be good for the shapes their fields state.
+    #[inline(always)]
+    pub(super) unsafe fn run<S: Simd>(self, s: S) {
+        match self.format {
+            F32 => self.by_rows::<S, F32>(s),
+            F16 => self.by_rows::<S, F16>(s),
+            _ => self.by_rows::<S, Q8>(s),
+        }
+    }
+
+    #[inline(always)]
+    fn by_rows<S: Simd, const FORMAT: u8>(self, s: S) {
+        if S::WIDE {
+            match self.rows {
+                12 => self.by_slices::<S, FORMAT, 12, 2>(s),
+                8 => self.by_slices::<S, FORMAT, 8, 2>(s),
+                7 => self.by_slices::<S, FORMAT, 7, 2>(s),
+                6 => self.by_slices::<S, FORMAT, 6, 4>(s),
+                4 => self.by_slices::<S, FORMAT, 4, 4>(s),
+                3 => self.by_slices::<S, FORMAT, 3, 4>(s),
+                2 => self.by_slices::<S, FORMAT, 2, 8>(s),
+                _ => self.by_slices::<S, FORMAT, 1, 8>(s),
+            }
+        } else {
+            match self.rows {
+                6 => self.by_slices::<S, FORMAT, 6, 1>(s),
+                4 => self.by_slices::<S, FORMAT, 4, 1>(s),
+                3 => self.by_slices::<S, FORMAT, 3, 2>(s),
+                2 => self.by_slices::<S, FORMAT, 2, 2>(s),
+                _ => self.by_slices::<S, FORMAT, 1, 4>(s),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn by_slices<S: Simd, const FORMAT: u8, const ROWS: usize, const SLICES: usize>(self, s: S) {
+        let mut slice = 0;
+        while slice + SLICES <= self.slices {
+            s.enter(MixTile::<FORMAT, ROWS, SLICES> { of: self, slice });
+            slice += SLICES;
+        }
+        while slice < self.slices {
+            s.enter(MixTile::<FORMAT, ROWS, 1> { of: self, slice });
+            slice += 1;
+        }
+    }
+}
+
+struct MixTile<'a, const FORMAT: u8, const ROWS: usize, const SLICES: usize> {
+    of: Mix<'a>,
+    slice: usize,
+}
+
+impl<const FORMAT: u8, const ROWS: usize, const SLICES: usize> Kernel for MixTile<'_, FORMAT, ROWS, SLICES> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let of = self.of;
+        let row_len = of.slices * LANES;
+        // SAFETY: there are `slices` slices, of which this tile takes `SLICES` from `slice` on.
+        let out = unsafe { of.sums.add(self.slice * LANES) };
+        let mut sums = [[s.splat(0.0); SLICES]; ROWS];
+        if of.resume {
+            for r in 0..ROWS {
+                for j in 0..SLICES {
+                    // SAFETY: each row has `row_len` sums.
+                    sums[r][j] = unsafe { s.load(out.add(r * row_len + j * LANES)) };
+                }
+            }
+        }
+        let mut position = of.from;
+        while position < of.to {
+            let offset = position % of.segment_len;
+            let n = (of.segment_len - offset).min(of.to - position);
+            // SAFETY: the segments reach to position `to`, and each holds all slices.
+            let mut values = unsafe {
+                of.segments[position / of.segment_len]
+                    .add(self.slice * of.slice_bytes + offset * vector_bytes(FORMAT))
+            };
+            for position in position..position + n {
+                let mut vectors = [s.splat(0.0); SLICES];
+                for j in 0..SLICES {
+                    // SAFETY: as above.
+                    vectors[j] = unsafe { load::<S, FORMAT>(s, values.add(j * of.slice_bytes)) };
+                    if FORMAT == Q8 {
+                        // SAFETY: two slices share the scales of a run.
+                        let scale = unsafe { *of.scales.add((self.slice + j) / 2 * CHUNK + position) };
+                        vectors[j] = s.mul(vectors[j], s.splat(scale));
+                    }
+                }
+                for r in 0..ROWS {
+                    // SAFETY: each row has a weight for each position.
+                    let weight = s.splat(unsafe { *of.weights.add(r * SCORE_STRIDE + position) });
+                    for j in 0..SLICES {
+                        sums[r][j] = s.mul_add(weight, vectors[j], sums[r][j]);
+                    }
+                }
+                // SAFETY: at most one past the segment's slice.
+                values = unsafe { values.add(vector_bytes(FORMAT)) };
+            }
+            position += n;
+        }
+        for r in 0..ROWS {
+            for j in 0..SLICES {
+                // SAFETY: as for loading.
+                unsafe { s.store(out.add(r * row_len + j * LANES), sums[r][j]) };
+            }
+        }
+    }
+}

@@ -1,0 +1,541 @@
+//! One task: a tile of query rows of one key head against a span of chunks.
+//!
+//! The softmax is computed chunk by chunk (Milakov & Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022,
+//! arXiv:2205.14135). Chunks begin at fixed positions, and a chunk's part in a row's result depends on the
+//! row and the chunk alone; the parts are folded in the order of the chunks. That is why the result is the
+//! same for any split of the work.
+
+use super::micro::{F32, Mix, Q8, QuantScores, Scores, tile_rows};
+use super::source::{Shape, Source};
+use super::{CHUNK, SCORE_STRIDE};
+use crate::kv::layout::Q8_LEN;
+use crate::simd::{Kernel, LANES, Simd};
+
+/// The largest quantised query: `256 * high + low` with both signed bytes and `high` not below -127.
+const QUERY_MAX: f32 = 32639.0;
+/// From this many rows on, keys and values in F16 and Q8_0 are widened once instead of by every loop.
+const PANEL_ROWS: usize = 24;
+/// Panels of keys or of values stay below this, so that both stay in a core's cache.
+const PANEL_BYTES: usize = 160 << 10;
+
+/// Sixteen f32 on a cache line of their own.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; LANES]);
+
+/// Memory of f32 on cache lines that only ever grows.
+#[derive(Default)]
+pub(super) struct Buffer(Vec<Line>);
+
+impl Buffer {
+    /// The first `len` values, whatever they hold.
+    pub(super) fn get(&mut self, len: usize) -> &mut [f32] {
+        let lines = len.div_ceil(LANES);
+        if self.0.len() < lines {
+            self.0.resize(lines, Line([0.0; LANES]));
+        }
+        // SAFETY: a line is sixteen f32 without padding.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.0.len() * size_of::<Line>()
+    }
+}
+
+/// The memory one worker needs for a task.
+#[derive(Default)]
+pub(super) struct Scratch {
+    queries: Buffer,
+    /// Quantised queries, and their biases.
+    quads: Vec<u32>,
+    biases: Vec<i32>,
+    scores: Buffer,
+    keys: Buffer,
+    values: Buffer,
+    /// The current chunk's part.
+    part: Buffer,
+    /// What the chunks so far amount to.
+    folded: Buffer,
+    /// `[rows]` maximum and sum of each of these.
+    part_state: Vec<State>,
+    folded_state: Vec<State>,
+}
+
+impl Scratch {
+    pub(super) fn bytes(&self) -> usize {
+        let buffers =
+            [&self.queries, &self.scores, &self.keys, &self.values, &self.part, &self.folded].into_iter();
+        buffers.map(Buffer::bytes).sum::<usize>() + (self.quads.len() + self.biases.len()) * 4
+    }
+}
+
+/// A row's running softmax: the largest score (in powers of two) and the sum of weights relative to it.
+#[derive(Clone, Copy, Default)]
+pub(super) struct State {
+    largest: f32,
+    sum: f32,
+}
+
+/// The part of one chunk, or of none.
+pub(super) const NO_PART: State = State { largest: f32::NEG_INFINITY, sum: 0.0 };
+
+/// Everything the tasks of a call share.
+#[derive(Clone, Copy)]
+pub(super) struct Call<'a> {
+    pub(super) q: &'a [f32],
+    pub(super) n_heads: usize,
+    pub(super) shape: Shape,
+    /// The caller's scale times the logarithm that turns powers of e into powers of two.
+    pub(super) scale: f32,
+    pub(super) out: Out,
+}
+
+/// The output, of which each task writes its own rows and heads.
+#[derive(Clone, Copy)]
+pub(super) struct Out(pub(super) *mut f32);
+// SAFETY: tasks write disjoint parts.
+unsafe impl Sync for Out {}
+// SAFETY: as above.
+unsafe impl Send for Out {}
+
+/// A tile of rows: rows of a sequence and the query heads of one key head, flattened with heads innermost.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a> {
+    pub(super) source: Source<'a>,
+    pub(super) first_row: usize,
+    pub(super) first_position: usize,
+    pub(super) head: usize,
+    /// Flattened rows `start..start + rows`.
+    pub(super) start: usize,
+    pub(super) rows: usize,
+}
+
+impl Tile<'_> {
+    /// Positions that flattened row `r` of the tile attends to.
+    #[inline(always)]
+    pub(super) fn limit(&self, group: usize, r: usize) -> usize {
+        self.first_position + (self.start + r) / group + 1
+    }
+
+    /// Where flattened row `r` of the tile lies among all rows and heads.
+    #[inline(always)]
+    fn row_and_head(&self, call: &Call<'_>, r: usize) -> usize {
+        let group = call.n_heads / call.shape.n_kv_heads;
+        let t = self.start + r;
+        (self.first_row + t / group) * call.n_heads + self.head * group + t % group
+    }
+}
+
+/// What becomes of the parts.
+pub(super) enum Goal<'a> {
+    /// They are folded, and the result is written out.
+    Finish,
+    /// They are kept, `[chunks][rows]`, to be folded when all are there.
+    Keep { parts: &'a mut [f32], states: &'a mut [State] },
+}
+
+/// Chunks `first..end` of a tile.
+pub(super) struct Span<'a> {
+    pub(super) call: &'a Call<'a>,
+    pub(super) tile: Tile<'a>,
+    pub(super) first: usize,
+    pub(super) end: usize,
+    pub(super) scratch: &'a mut Scratch,
+    pub(super) goal: Goal<'a>,
+}
+
+impl Kernel for Span<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Span { call, tile, first, end, scratch, mut goal } = self;
+        let rows = tile.rows;
+        let len = rows * call.shape.slices() * LANES;
+        pack_queries(s, call, &tile, scratch);
+        scratch.part_state.resize(rows, NO_PART);
+        scratch.folded_state.clear();
+        scratch.folded_state.resize(rows, NO_PART);
+        for chunk in first..end {
+            one_chunk(s, call, &tile, chunk, scratch);
+            match &mut goal {
+                Goal::Finish => fold(
+                    s,
+                    scratch.folded.get(len),
+                    &mut scratch.folded_state,
+                    scratch.part.get(len),
+                    &scratch.part_state,
+                ),
+                Goal::Keep { parts, states } => {
+                    let index = chunk - first;
+                    parts[index * len..][..len].copy_from_slice(scratch.part.get(len));
+                    states[index * rows..][..rows].copy_from_slice(&scratch.part_state);
+                }
+            }
+        }
+        if matches!(goal, Goal::Finish) {
+            write_out(s, call, &tile, scratch.folded.get(len), &scratch.folded_state);
+        }
+    }
+}
+
+/// Folds parts that were kept, in order, and writes the result.
+pub(super) struct Merge<'a> {
+    pub(super) call: &'a Call<'a>,
+    pub(super) tile: Tile<'a>,
+    pub(super) scratch: &'a mut Scratch,
+    pub(super) parts: &'a [f32],
+    pub(super) states: &'a [State],
+}
+
+impl Kernel for Merge<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let rows = self.tile.rows;
+        let len = rows * self.call.shape.slices() * LANES;
+        let folded = self.scratch.folded.get(len);
+        self.scratch.folded_state.clear();
+        self.scratch.folded_state.resize(rows, NO_PART);
+        for (part, states) in self.parts.chunks_exact(len).zip(self.states.chunks_exact(rows)) {
+            fold(s, folded, &mut self.scratch.folded_state, part, states);
+        }
+        write_out(s, self.call, &self.tile, folded, &self.scratch.folded_state);
+    }
+}
+
+/// The tiles of registers that `rows` rows are cut into, as first row and number.
+#[inline(always)]
+fn register_tiles(rows: usize, wide: bool) -> impl Iterator<Item = (usize, usize)> {
+    let mut first = 0;
+    std::iter::from_fn(move || {
+        (first < rows).then(|| {
+            let n = tile_rows(rows - first, wide);
+            first += n;
+            (first - n, n)
+        })
+    })
+}
+
+/// Copies the tile's queries, scaled, so that the values that meet one key dimension lie side by side.
+#[inline(always)]
+fn pack_queries<S: Simd>(s: S, call: &Call<'_>, tile: &Tile<'_>, scratch: &mut Scratch) {
+    let k_dim = call.shape.k_dim;
+    let blocks = call.shape.key_blocks();
+    if call.shape.keys != Some(Q8) {
+        let to = scratch.queries.get(tile.rows * k_dim);
+        for (first, n) in register_tiles(tile.rows, S::WIDE) {
+            for r in 0..n {
+                let q = &call.q[tile.row_and_head(call, first + r) * k_dim..][..k_dim];
+                let to = &mut to[first * k_dim + r..];
+                for (d, q) in q.iter().enumerate() {
+                    to[d * n] = q * call.scale;
+                }
+            }
+        }
+        return;
+    }
+    let scales = scratch.queries.get(tile.rows * blocks);
+    scratch.quads.resize(tile.rows * blocks * (Q8_LEN / 4) * 2, 0);
+    scratch.biases.resize(tile.rows * blocks, 0);
+    for (first, n) in register_tiles(tile.rows, S::WIDE) {
+        for r in 0..n {
+            let q = &call.q[tile.row_and_head(call, first + r) * k_dim..][..k_dim];
+            for (block, q) in q.chunks(Q8_LEN).enumerate() {
+                let (scale, quants) = quantize_query(q, call.scale);
+                let at = first * blocks + block * n + r;
+                scales[at] = scale;
+                scratch.biases[at] = 128 * quants.iter().map(|q| i32::from(*q)).sum::<i32>();
+                for (quad, four) in quants.as_chunks::<4>().0.iter().enumerate() {
+                    let at = first * blocks * (Q8_LEN / 4) + (block * (Q8_LEN / 4) + quad) * n + r;
+                    scratch.quads[at * 2..][..2].copy_from_slice(&s.query_quad(*four));
+                }
+            }
+        }
+    }
+}
+
+/// Up to 32 query values times `factor` as integers within ±[`QUERY_MAX`] and their scale. A value that is
+/// not finite makes the scale NaN.
+#[inline(always)]
+fn quantize_query(q: &[f32], factor: f32) -> (f32, [i16; Q8_LEN]) {
+    let mut quants = [0; Q8_LEN];
+    let mut scaled = [0.0_f32; Q8_LEN];
+    let mut largest = 0.0_f32;
+    let mut sum = 0.0_f32;
+    for (scaled, q) in scaled.iter_mut().zip(q) {
+        *scaled = q * factor;
+        largest = if scaled.abs() > largest { scaled.abs() } else { largest };
+        sum += scaled.abs();
+    }
+    if !sum.is_finite() {
+        // Either a value is not finite, or the sum overflows and every score would.
+        return (f32::NAN, quants);
+    }
+    let inverse = if largest > f32::MIN_POSITIVE { QUERY_MAX / largest } else { 0.0 };
+    for (quant, scaled) in quants.iter_mut().zip(scaled) {
+        #[expect(clippy::cast_possible_truncation, reason = "within ±32639 up to rounding, and saturating")]
+        {
+            *quant = (scaled * inverse).round_ties_even().clamp(-QUERY_MAX, QUERY_MAX) as i16;
+        }
+    }
+    (largest / QUERY_MAX, quants)
+}
+
+/// Computes the part of one chunk for all rows of the tile into `scratch.part` and `scratch.part_state`.
+#[inline(always)]
+fn one_chunk<S: Simd>(s: S, call: &Call<'_>, tile: &Tile<'_>, chunk: usize, scratch: &mut Scratch) {
+    let group = call.n_heads / call.shape.n_kv_heads;
+    let base = chunk * CHUNK;
+    // Positions of this chunk that some row sees, and how many of them row `r` sees.
+    let n = (tile.limit(group, tile.rows - 1) - base).min(CHUNK);
+    let seen = |r: usize| tile.limit(group, r).saturating_sub(base).min(n);
+    score_chunk(s, call, tile, base, n, &seen, scratch);
+    let scores = scratch.scores.get(tile.rows * SCORE_STRIDE);
+    for (r, state) in scratch.part_state.iter_mut().enumerate() {
+        *state = weigh(s, &mut scores[r * SCORE_STRIDE..][..SCORE_STRIDE], seen(r));
+    }
+    mix_chunk(s, call, tile, base, n, &seen, scratch);
+}
+
+/// Positions per panel for a head dimension: a power of two that divides a chunk, and four groups at least
+/// because scores are written four groups at a time.
+fn panel_positions(dim: usize) -> usize {
+    let mut positions = CHUNK;
+    while positions > 4 * LANES && positions * dim * size_of::<f32>() > PANEL_BYTES {
+        positions /= 2;
+    }
+    positions
+}
+
+/// Scores of all rows against the `n` positions from `base`.
+#[inline(always)]
+fn score_chunk<S: Simd>(
+    s: S,
+    call: &Call<'_>,
+    tile: &Tile<'_>,
+    base: usize,
+    n: usize,
+    seen: &impl Fn(usize) -> usize,
+    scratch: &mut Scratch,
+) {
+    let shape = &call.shape;
+    let panels = match shape.keys {
+        None => true,
+        Some(format) => format == super::micro::F16 && tile.rows >= PANEL_ROWS,
+    };
+    let run_len = if panels { panel_positions(shape.k_dim) } else { CHUNK };
+    let scores = scratch.scores.get(tile.rows * SCORE_STRIDE).as_mut_ptr();
+    for start in (0..n).step_by(run_len) {
+        let len = run_len.min(n - start);
+        let groups = len.div_ceil(LANES);
+        let mut keys = [std::ptr::null::<u8>(); CHUNK / LANES];
+        let keys = &mut keys[..groups];
+        let mut format = shape.keys.unwrap_or(F32);
+        if panels {
+            format = F32;
+            let panel = scratch.keys.get(run_len * shape.k_dim);
+            tile.source.keys_to_panel(s, tile.head, base + start, len, panel);
+            for (key, group) in keys.iter_mut().zip(panel.chunks_exact(shape.k_dim * LANES)) {
+                *key = group.as_ptr().cast();
+            }
+        } else {
+            for (g, key) in keys.iter_mut().enumerate() {
+                *key = tile.source.key_group(tile.head, base + start + g * LANES);
+            }
+        }
+        // Groups outermost, four at a time: they stay in the nearest cache while the rows pass by.
+        for (index, keys) in keys.chunks(4).enumerate() {
+            let at = start + index * 4 * LANES;
+            for (first, rows) in register_tiles(tile.rows, S::WIDE) {
+                let visible = seen(first + rows - 1).saturating_sub(at).div_ceil(LANES).min(keys.len());
+                let keys = &keys[..visible];
+                // SAFETY: a row of scores has room for a whole chunk, and chunks are whole fours of groups.
+                let scores = unsafe { scores.add(first * SCORE_STRIDE + at) };
+                // SAFETY: keys point to whole groups of the format, and the queries were packed for these
+                // very register tiles.
+                unsafe {
+                    if format == Q8 {
+                        let blocks = shape.key_blocks();
+                        let quads = first * blocks * (Q8_LEN / 4) * 2;
+                        QuantScores {
+                            quads: scratch.quads.as_ptr().add(quads),
+                            scales: scratch.queries.get(tile.rows * blocks).as_ptr().add(first * blocks),
+                            biases: scratch.biases.as_ptr().add(first * blocks),
+                            rows,
+                            blocks,
+                            keys,
+                            k_data: tile.source.geometry().map_or(0, |geometry| geometry.k_data),
+                            scores,
+                        }
+                        .run(s);
+                    } else {
+                        let q =
+                            scratch.queries.get(tile.rows * shape.k_dim).as_ptr().add(first * shape.k_dim);
+                        Scores { q, rows, k_dim: shape.k_dim, keys, format, scores }.run(s);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Turns a row's first `n` scores into weights relative to the largest of them.
+#[inline(always)]
+fn weigh<S: Simd>(s: S, scores: &mut [f32], n: usize) -> State {
+    if n == 0 {
+        return NO_PART;
+    }
+    let lowest = s.splat(f32::NEG_INFINITY);
+    let mut largest = lowest;
+    let whole = n / LANES * LANES;
+    for lanes in scores[..whole].chunks_exact(LANES) {
+        largest = s.max(s.load_slice(lanes, 0.0), largest);
+    }
+    let last = s.load_slice(&scores[whole..n], f32::NEG_INFINITY);
+    largest = s.max(last, largest);
+    let state = s.largest(largest);
+    let largest = s.splat(state);
+    let mut sum = s.splat(0.0);
+    for lanes in scores[..whole].chunks_exact_mut(LANES) {
+        let weights = s.exp2(s.sub(s.load_slice(lanes, 0.0), largest));
+        s.store_slice(lanes, weights);
+        sum = s.add(sum, weights);
+    }
+    if whole < n {
+        // Lanes beyond the last position weigh nothing.
+        let weights = s.exp2(s.sub(last, largest));
+        s.store_slice(&mut scores[whole..n], weights);
+        sum = s.add(sum, weights);
+    }
+    State { largest: state, sum: s.sum(sum) }
+}
+
+/// Adds up the values of the `n` positions from `base`, weighted, for all rows.
+#[inline(always)]
+fn mix_chunk<S: Simd>(
+    s: S,
+    call: &Call<'_>,
+    tile: &Tile<'_>,
+    base: usize,
+    n: usize,
+    seen: &impl Fn(usize) -> usize,
+    scratch: &mut Scratch,
+) {
+    let shape = &call.shape;
+    let slices = shape.slices();
+    let row_len = slices * LANES;
+    let panels = match shape.values {
+        None => true,
+        Some(format) => format != F32 && tile.rows >= PANEL_ROWS,
+    };
+    let run_len = if panels { panel_positions(shape.v_dim) } else { CHUNK };
+    let sums = scratch.part.get(tile.rows * row_len).as_mut_ptr();
+    let weights = scratch.scores.get(tile.rows * SCORE_STRIDE).as_ptr();
+    for start in (0..n).step_by(run_len) {
+        let len = run_len.min(n - start);
+        let mut segments = [std::ptr::null::<u8>(); CHUNK / LANES];
+        let mut n_segments = 1;
+        let (mut segment_len, mut slice_bytes) = (run_len, run_len * LANES * size_of::<f32>());
+        let mut format = F32;
+        let values = scratch.values.get(run_len * row_len);
+        if panels {
+            tile.source.values_to_panel(s, tile.head, base + start, len, values, run_len);
+            segments[0] = values.as_ptr().cast();
+        } else if let (Some(geometry), Some(tiled)) = (tile.source.geometry(), shape.values) {
+            (segment_len, slice_bytes) = (geometry.block_len, geometry.v_unit_bytes);
+            format = tiled;
+            n_segments = len.div_ceil(segment_len);
+            for (index, segment) in segments[..n_segments].iter_mut().enumerate() {
+                *segment = tile.source.value_segment(tile.head, base + start + index * segment_len);
+            }
+            if format == Q8 {
+                tile.source.value_scales(s, tile.head, base + start, len, values, CHUNK);
+            }
+        }
+        for (first, rows) in register_tiles(tile.rows, S::WIDE) {
+            let reach = |r: usize| seen(r).saturating_sub(start).min(len);
+            let common = reach(first);
+            let mix = Mix {
+                // SAFETY: each row has its weights and its sums.
+                weights: unsafe { weights.add(first * SCORE_STRIDE + start) },
+                rows,
+                segments: &segments[..n_segments],
+                segment_len,
+                slice_bytes,
+                slices,
+                format,
+                scales: values.as_ptr(),
+                from: 0,
+                to: common,
+                // SAFETY: as above.
+                sums: unsafe { sums.add(first * row_len) },
+                resume: start > 0,
+            };
+            // SAFETY: the segments hold `len` positions of all slices in the format stated.
+            unsafe { mix.run(s) };
+            // Rows further down the diagonal see a few positions more. They get them one by one, since even
+            // a weight of zero would let another row's NaN in.
+            for r in (first..first + rows).filter(|r| reach(*r) > common) {
+                // SAFETY: as above, for one row.
+                unsafe {
+                    Mix {
+                        weights: weights.add(r * SCORE_STRIDE + start),
+                        rows: 1,
+                        from: common,
+                        to: reach(r),
+                        sums: sums.add(r * row_len),
+                        resume: true,
+                        ..mix
+                    }
+                    .run(s);
+                }
+            }
+        }
+    }
+}
+
+/// Adds a chunk's part to what the chunks before it amount to.
+#[inline(always)]
+fn fold<S: Simd>(s: S, folded: &mut [f32], states: &mut [State], part: &[f32], part_states: &[State]) {
+    let row_len = folded.len() / states.len().max(1);
+    let rows = folded.chunks_exact_mut(row_len).zip(part.chunks_exact(row_len));
+    for ((folded, part), (state, other)) in rows.zip(states.iter_mut().zip(part_states)) {
+        // A sum of zero marks a part that is not there; one that is there holds a weight of one.
+        if other.sum == 0.0 {
+            continue;
+        }
+        if state.sum == 0.0 {
+            folded.copy_from_slice(part);
+            *state = *other;
+            continue;
+        }
+        let largest = if other.largest > state.largest { other.largest } else { state.largest };
+        let powers = s.exp2(s.load_slice(&[state.largest - largest, other.largest - largest], 0.0));
+        let [keep, add, ..] = s.to_array(powers);
+        *state = State { largest, sum: state.sum * keep + other.sum * add };
+        let (keep, add) = (s.splat(keep), s.splat(add));
+        for (folded, part) in folded.chunks_exact_mut(LANES).zip(part.chunks_exact(LANES)) {
+            let kept = s.mul(s.load_slice(folded, 0.0), keep);
+            s.store_slice(folded, s.mul_add(s.load_slice(part, 0.0), add, kept));
+        }
+    }
+}
+
+/// Divides by the sums and writes each row to its place.
+#[inline(always)]
+fn write_out<S: Simd>(s: S, call: &Call<'_>, tile: &Tile<'_>, folded: &[f32], states: &[State]) {
+    let v_dim = call.shape.v_dim;
+    let row_len = call.shape.slices() * LANES;
+    for (r, (folded, state)) in folded.chunks_exact(row_len).zip(states).enumerate() {
+        let at = tile.row_and_head(call, r) * v_dim;
+        // SAFETY: the output has room for every row and head, and only this task writes this one.
+        let out = unsafe { std::slice::from_raw_parts_mut(call.out.0.add(at), v_dim) };
+        let inverse = s.splat(1.0 / state.sum);
+        for (out, folded) in out.chunks_mut(LANES).zip(folded.chunks_exact(LANES)) {
+            s.store_slice(out, s.mul(s.load_slice(folded, 0.0), inverse));
+        }
+    }
+}
