@@ -16,7 +16,7 @@ pub(crate) const IQ4_VALUES: [i8; 16] =
 
 /// One block of a row in a common form.
 pub(crate) struct Block {
-    /// Quantised values, unsigned: 0 stands for `-zero`. Table formats hold table values plus 128.
+    /// Quantised values, unsigned: 0 stands for `-zero`. Table formats hold indices.
     pub(crate) q: [u8; 256],
     /// Scale of each group; 1 where the block has one scale only.
     pub(crate) scale: [i8; 16],
@@ -35,6 +35,8 @@ pub(crate) struct Shape {
     pub(crate) group: usize,
     /// What `q` holds for the value 0.
     pub(crate) zero: u8,
+    /// Whether `q` holds indices into [`IQ4_VALUES`].
+    pub(crate) table: bool,
 }
 
 impl Shape {
@@ -45,10 +47,17 @@ impl Shape {
             DType::Q3_K => (16, 4),
             DType::Q6_K => (16, 32),
             DType::Q2_K => (16, 0),
-            DType::Q8_0 | DType::Q8_K | DType::IQ4_NL | DType::IQ4_XS => (32, 128),
+            DType::Q8_0 | DType::Q8_K => (32, 128),
             _ => (32, 0),
         };
-        Self { group, zero }
+        Self { group, zero, table: matches!(dtype, DType::IQ4_NL | DType::IQ4_XS) }
+    }
+}
+
+impl Shape {
+    /// The integer that `q` stands for.
+    pub(crate) fn value(self, q: u8) -> i16 {
+        if self.table { i16::from(IQ4_VALUES[usize::from(q)]) } else { i16::from(q) - i16::from(self.zero) }
     }
 }
 
@@ -91,7 +100,6 @@ impl Block {
             DType::IQ4_NL => {
                 self.d = half(bytes, 0);
                 nibbles(&bytes[2..18], &mut self.q[..32]);
-                look_up(&mut self.q[..32]);
             }
             DType::IQ4_XS => self.read_iq4_xs(bytes),
             DType::Q2_K => self.read_q2_k(bytes),
@@ -135,7 +143,6 @@ impl Block {
             self.scale[group] = scale as i8 - 32;
             nibbles(&bytes[8 + 16 * group..24 + 16 * group], &mut self.q[32 * group..32 * group + 32]);
         }
-        look_up(&mut self.q);
     }
 
     fn read_q2_k(&mut self, bytes: &[u8]) {
@@ -239,11 +246,5 @@ fn two_bits(bytes: &[u8], q: &mut [u8]) {
 fn signed_bytes(bytes: &[u8], q: &mut [u8]) {
     for (q, byte) in q.iter_mut().zip(bytes) {
         *q = byte ^ 0x80;
-    }
-}
-
-fn look_up(q: &mut [u8]) {
-    for q in q {
-        *q = IQ4_VALUES[usize::from(*q)] as u8 ^ 0x80;
     }
 }

@@ -46,13 +46,13 @@ pub fn f8e4m3_to_f32(bits: u8) -> f32 {
     if bits & 0x80 == 0 { value } else { -value }
 }
 
-fn dequantize_block(block: &Block, shape: Shape, out: &mut [f32]) {
+pub(crate) fn dequantize_block(block: &Block, shape: Shape, out: &mut [f32]) {
     let groups = out.chunks_exact_mut(shape.group).zip(block.q.chunks_exact(shape.group));
     for ((out, q), (scale, min)) in groups.zip(block.scale.iter().zip(&block.min)) {
         let scale = block.d * f32::from(*scale);
         let min = block.dmin * f32::from(*min);
         for (out, q) in out.iter_mut().zip(q) {
-            *out = scale * f32::from(i16::from(*q) - i16::from(shape.zero)) - min;
+            *out = scale * f32::from(shape.value(*q)) - min;
         }
     }
 }

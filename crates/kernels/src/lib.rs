@@ -4,6 +4,7 @@
 //! rows, their order, the number of threads or the instruction set: the same tokens give the same logits, bit
 //! for bit.
 
+mod activations;
 pub mod attention;
 mod blocks;
 mod buffer;
@@ -14,14 +15,19 @@ mod dequantize;
 mod dispatch;
 mod dtype;
 mod error;
+mod kernels;
 pub mod kv;
+mod lanes;
 mod matmul;
 mod matrix;
+mod panel;
 pub mod pool;
 mod quantize;
 pub mod rope;
+mod silu;
 mod simd;
 pub mod vector;
+mod workspace;
 
 pub use attention::{AttentionWorkspace, KeyValueRows, SeqRows, attention, attention_over_rows};
 pub use dequantize::{dequantize_row, f8e4m3_to_f32};
@@ -29,8 +35,9 @@ pub use dispatch::{CpuFeatures, Isa, KERNELS_VARIABLE, check_isa, cpu_features, 
 pub use dtype::DType;
 pub use error::KernelError;
 pub use kv::{KvCache, KvDType, KvLayout};
-pub use matmul::{Product, Workspace, gated_mlp, matmul};
+pub use matmul::{Product, gated_mlp, matmul};
 pub use matrix::Matrix;
 pub use pool::Pool;
 pub use quantize::quantize_row;
 pub use rope::{RopeStyle, RopeTable};
+pub use workspace::Workspace;

@@ -1,23 +1,20 @@
 //! Products of activations with weight matrices.
 
-use crate::{Matrix, Pool};
+use crate::activations::{Grouping, Tiling};
+use crate::kernels::{FloatRows, Kernels, Sums, TILE_MAX};
+use crate::lanes::LANES;
+use crate::panel::panels;
+use crate::workspace::{Inputs, Scratch, Workspace};
+use crate::{DType, Isa, Matrix, Pool, isa, silu};
 
-/// Scratch memory that products reuse; it grows to what the largest call needs and then stays.
-#[derive(Debug, Default)]
-pub struct Workspace {
-    row: Vec<f32>,
-    gate: Vec<f32>,
-    up: Vec<f32>,
-}
-
-impl Workspace {
-    /// Scratch for inputs of up to `max_rows` rows of `max_cols` values.
-    #[must_use]
-    pub fn new(max_rows: usize, max_cols: usize) -> Self {
-        let _ = max_rows;
-        Self { row: vec![0.0; max_cols], gate: Vec::new(), up: Vec::new() }
-    }
-}
+/// Rows of weights that are computed together: two panels.
+const PAIR: usize = 2 * LANES;
+/// Tasks a thread gets when there is enough work: small enough for threads to end together.
+const TASKS_PER_THREAD: usize = 12;
+/// Products that share one fork and join.
+const TARGETS_MAX: usize = 8;
+/// Fewer values than this are quantised by the calling thread alone.
+const QUANTIZE_ALONE: usize = 1 << 15;
 
 /// One weight matrix of a [`matmul`] call and where its result goes.
 #[derive(Debug)]
@@ -34,31 +31,13 @@ pub struct Product<'a> {
 
 /// `y[n, rows] = x[n, cols] · wᵀ` for each product; all share `x`, which is quantised once.
 ///
-/// Each result is the same whatever `n` is, wherever its row stands in `x` and however many threads work.
+/// Each result is computed by the same operations in the same order whatever `n` is, wherever its row stands in
+/// `x`, however many threads work and whichever instructions they use.
 ///
 /// # Panics
-/// When a slice does not have the length its shape asks for.
+/// When a slice does not have the length that its shape asks for.
 pub fn matmul(pool: &Pool, ws: &mut Workspace, x: &[f32], n: usize, products: &mut [Product<'_>]) {
-    let _ = pool;
-    for product in products {
-        let (rows, cols) = (product.w.rows(), product.w.cols());
-        assert_eq!(x.len(), n * cols, "x is [n, cols]");
-        assert_eq!(product.y.len(), n * rows, "y is [n, rows]");
-        ws.row.resize(cols, 0.0);
-        for row in 0..rows {
-            product.w.row_to_f32(row, &mut ws.row);
-            for (x, y) in x.chunks_exact(cols).zip(product.y.chunks_exact_mut(rows)) {
-                let mut sum: f32 = x.iter().zip(&ws.row).fold(0.0, |sum, (x, w)| x.mul_add(*w, sum));
-                if let Some(bias) = product.bias {
-                    sum += bias[row];
-                }
-                if product.add {
-                    sum += y[row];
-                }
-                y[row] = sum;
-            }
-        }
-    }
+    matmul_on(isa(), pool, ws, x, n, products);
 }
 
 /// The gated feed-forward block of Llama and its kin: `y = down · (silu(gate · x) * (up · x))`, or added to `y`.
@@ -78,25 +57,296 @@ pub fn gated_mlp(
     y: &mut [f32],
     add: bool,
 ) {
-    let width = gate.rows();
-    assert_eq!(up.rows(), width, "gate and up have equal shapes");
-    assert_eq!(down.cols(), width, "down takes what gate gives");
-    let (mut g, mut u) = (std::mem::take(&mut ws.gate), std::mem::take(&mut ws.up));
-    g.resize(n * width, 0.0);
-    u.resize(n * width, 0.0);
-    matmul(
-        pool,
-        ws,
-        x,
-        n,
-        &mut [
-            Product { w: gate, bias: None, y: &mut g, add: false },
-            Product { w: up, bias: None, y: &mut u, add: false },
-        ],
-    );
-    for (g, u) in g.iter_mut().zip(&u) {
-        *g = *g / (1.0 + (-*g).exp()) * u;
-    }
-    matmul(pool, ws, &g, n, &mut [Product { w: down, bias: None, y, add }]);
-    (ws.gate, ws.up) = (g, u);
+    gated_mlp_on(isa(), pool, ws, x, n, [gate, up, down], y, add);
 }
+
+/// [`matmul`] with a set of kernels that the processor has.
+pub(crate) fn matmul_on(
+    isa: Isa,
+    pool: &Pool,
+    ws: &mut Workspace,
+    x: &[f32],
+    n: usize,
+    products: &mut [Product<'_>],
+) {
+    let Some(cols) = products.first().map(|product| product.w.cols()) else { return };
+    assert_eq!(Some(x.len()), n.checked_mul(cols), "x is [n, cols]");
+    for product in products.iter() {
+        assert_eq!(product.w.cols(), cols, "products of one call share x");
+        assert_eq!(Some(product.y.len()), n.checked_mul(product.w.rows()), "y is [n, rows]");
+        assert!(product.bias.is_none_or(|bias| bias.len() == product.w.rows()), "a bias for each row");
+    }
+    if n == 0 {
+        return;
+    }
+    let kernels = Kernels::of(isa);
+    ws.reserve_scratch(pool.threads(), cols);
+    let dtypes = products.iter().map(|product| product.w.dtype());
+    ws.inputs.fill(kernels, pool, x, n, cols, dtypes);
+    let call = Call { kernels, inputs: &ws.inputs, x, n };
+    let scratch = PerWorker(ws.scratch.as_mut_ptr());
+    for products in products.chunks_mut(TARGETS_MAX) {
+        let mut targets = [None; TARGETS_MAX];
+        for (target, product) in targets.iter_mut().zip(products) {
+            let Product { w, bias, ref mut y, add } = *product;
+            *target = Some(Target { w, bias, y: y.as_mut_ptr(), add });
+        }
+        call.run(pool, scratch, &targets);
+    }
+}
+
+/// [`gated_mlp`] with a set of kernels that the processor has; the matrices are gate, up and down.
+pub(crate) fn gated_mlp_on(
+    isa: Isa,
+    pool: &Pool,
+    ws: &mut Workspace,
+    x: &[f32],
+    n: usize,
+    [gate, up, down]: [&Matrix; 3],
+    y: &mut [f32],
+    add: bool,
+) {
+    let (cols, width) = (gate.cols(), gate.rows());
+    assert_eq!(Some(x.len()), n.checked_mul(cols), "x is [n, cols]");
+    assert_eq!((up.rows(), up.cols()), (width, cols), "gate and up have equal shapes");
+    assert_eq!(down.cols(), width, "down takes what gate gives");
+    if n == 0 {
+        return;
+    }
+    let kernels = Kernels::of(isa);
+    ws.reserve_scratch(pool.threads(), cols);
+    ws.reserve_hidden(n, width);
+    ws.inputs.fill(kernels, pool, x, n, cols, [gate.dtype(), up.dtype()].into_iter());
+    let call = Call { kernels, inputs: &ws.inputs, x, n };
+    let scratch = PerWorker(ws.scratch.as_mut_ptr());
+    let hidden = &mut ws.gate[..n * width];
+    let targets = [
+        Target { w: gate, bias: None, y: hidden.as_mut_ptr(), add: false },
+        Target { w: up, bias: None, y: ws.up.as_mut_ptr(), add: false },
+    ];
+    for_each_range(pool, width.div_ceil(PAIR), &|range, worker| {
+        // SAFETY: there is a scratch for each worker, and a worker runs one task at a time.
+        let scratch = unsafe { scratch.get(worker) };
+        for pair in range {
+            // SAFETY: each pair of panels is in one range only; it writes and then reads its own rows of the
+            // two hidden buffers, which hold `n` rows of `width` values.
+            unsafe {
+                call.pair(&targets[0], pair, scratch);
+                call.pair(&targets[1], pair, scratch);
+                activate(isa, &targets, n, pair);
+            }
+        }
+    });
+    // The hidden values are read while the workspace is in use again, so they leave it for the moment.
+    let hidden = std::mem::take(&mut ws.gate);
+    matmul_on(isa, pool, ws, &hidden[..n * width], n, &mut [Product { w: down, bias: None, y, add }]);
+    ws.gate = hidden;
+}
+
+/// `gate = silu(gate) * up` for the rows of one pair of panels.
+///
+/// # Safety
+/// Both targets hold `n` rows, and nobody else uses this pair's part of them.
+unsafe fn activate(isa: Isa, targets: &[Target<'_>; 2], n: usize, pair: usize) {
+    let width = targets[0].w.rows();
+    let (from, to) = (pair * PAIR, width.min((pair + 1) * PAIR));
+    for c in 0..n {
+        // SAFETY: the caller's contract; the two buffers are apart.
+        let (gate, up) = unsafe {
+            (
+                std::slice::from_raw_parts_mut(targets[0].y.add(c * width + from), to - from),
+                std::slice::from_raw_parts(targets[1].y.add(c * width + from), to - from),
+            )
+        };
+        silu::silu_mul(isa, gate, up);
+    }
+}
+
+/// Runs `f` over ranges that cover `0..count`, with the number of the worker.
+fn for_each_range(pool: &Pool, count: usize, f: &(dyn Fn(std::ops::Range<usize>, usize) + Sync)) {
+    let tasks = if pool.threads() == 1 { 1 } else { count.min(pool.threads() * TASKS_PER_THREAD) };
+    pool.run_on_workers(tasks, &|task, worker| f(task * count / tasks..(task + 1) * count / tasks, worker));
+}
+
+impl Inputs {
+    /// Quantises `x` in each way that one of the formats asks for.
+    fn fill(
+        &mut self,
+        kernels: &Kernels,
+        pool: &Pool,
+        x: &[f32],
+        n: usize,
+        cols: usize,
+        dtypes: impl Iterator<Item = DType>,
+    ) {
+        let (mut by32, mut by256) = (false, false);
+        for dtype in dtypes {
+            by32 |= dtype.block_len() == 32;
+            by256 |= dtype.block_len() == 256;
+        }
+        let widest = if n <= kernels.direct_max { n } else { kernels.tile };
+        for (wanted, activations, grouping) in
+            [(by32, &mut self.by32, Grouping::By32), (by256, &mut self.by256, Grouping::By256)]
+        {
+            if !wanted {
+                continue;
+            }
+            let writer = activations.prepare(grouping, n, cols, widest);
+            let column = |c: usize| {
+                // SAFETY: the columns were prepared for rows of `cols` values, and each is written once.
+                unsafe { (kernels.quantize)(&x[c * cols..(c + 1) * cols], writer.column(c)) };
+            };
+            if n == 1 || x.len() < QUANTIZE_ALONE {
+                (0..n).for_each(column);
+            } else {
+                pool.run(n, &column);
+            }
+        }
+    }
+}
+
+/// Where a product's results go.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    w: &'a Matrix,
+    bias: Option<&'a [f32]>,
+    y: *mut f32,
+    add: bool,
+}
+
+// SAFETY: threads write different rows of `y`; see `Call::pair`.
+unsafe impl Send for Target<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Target<'_> {}
+
+/// Scratch memory, one for each worker.
+#[derive(Clone, Copy)]
+struct PerWorker(*mut Scratch);
+
+// SAFETY: see `PerWorker::get`.
+unsafe impl Send for PerWorker {}
+// SAFETY: see `PerWorker::get`.
+unsafe impl Sync for PerWorker {}
+
+impl PerWorker {
+    /// # Safety
+    /// There are more than `worker` scratches, and nobody else uses this one meanwhile.
+    unsafe fn get<'a>(self, worker: usize) -> &'a mut Scratch {
+        // SAFETY: the caller's contract.
+        unsafe { &mut *self.0.add(worker) }
+    }
+}
+
+/// What all tasks of a call share.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    kernels: &'a Kernels,
+    inputs: &'a Inputs,
+    x: &'a [f32],
+    n: usize,
+}
+
+impl Call<'_> {
+    /// Computes all targets in one fork and join.
+    fn run(&self, pool: &Pool, scratch: PerWorker, targets: &[Option<Target<'_>>; TARGETS_MAX]) {
+        let pairs: usize = targets.iter().flatten().map(|target| target.w.rows().div_ceil(PAIR)).sum();
+        for_each_range(pool, pairs, &|range, worker| {
+            // SAFETY: there is a scratch for each worker, and a worker runs one task at a time.
+            let scratch = unsafe { scratch.get(worker) };
+            let mut first = 0;
+            for target in targets.iter().flatten() {
+                let count = target.w.rows().div_ceil(PAIR);
+                for pair in range.start.max(first)..range.end.min(first + count) {
+                    // SAFETY: each pair of panels is in one range only, and writes its own rows of `y`.
+                    unsafe { self.pair(target, pair - first, scratch) };
+                }
+                first += count;
+            }
+        });
+    }
+
+    /// Computes the rows of one pair of panels for all columns.
+    ///
+    /// # Safety
+    /// The target has `n` columns of as many rows as its weights, and nobody else uses this pair's rows of it.
+    unsafe fn pair(&self, target: &Target<'_>, pair: usize, scratch: &mut Scratch) {
+        let dtype = target.w.dtype();
+        let mut sums: Sums = [[0.0; PAIR]; TILE_MAX];
+        if dtype.is_float() {
+            let tiling = Tiling::new(self.n, self.kernels.tile);
+            for tile in 0..tiling.tiles() {
+                let (first, width) = (tiling.start(tile), tiling.width(tile));
+                let cols = target.w.cols();
+                let rows = FloatRows { x: self.x[first * cols..].as_ptr(), cols };
+                // SAFETY: the kernels are those of this processor; panels and rows have `cols` columns.
+                unsafe {
+                    (self.kernels.float)(dtype, width)(target.w.float_panels(pair), rows, &mut sums);
+                    target.store(&sums, pair * PAIR, PAIR, first, width);
+                }
+            }
+            return;
+        }
+        let activations = if dtype.block_len() == 256 { &self.inputs.by256 } else { &self.inputs.by32 };
+        let both = 2 * pair + 1 < panels(target.w.rows());
+        if self.n <= self.kernels.direct_max {
+            let direct = (self.kernels.direct)(dtype, self.n);
+            for half in 0..1 + usize::from(both) {
+                let panel = 2 * pair + half;
+                // SAFETY: the kernels are those of this processor; the activations were made for this call,
+                // in one tile of `n` columns.
+                unsafe {
+                    direct(target.w.panel(panel), activations.tile(0), &mut sums);
+                    target.store(&sums, panel * LANES, LANES, 0, self.n);
+                }
+            }
+            return;
+        }
+        let unpack = (self.kernels.unpack)(dtype);
+        let unpacked = scratch.unpacked();
+        // SAFETY: scratch was reserved for this many columns. Where the second panel is missing, the first
+        // stands in, so that nothing undefined is read; its sums are not stored.
+        unsafe {
+            unpack(target.w.panel(2 * pair), unpacked, 0);
+            unpack(target.w.panel(2 * pair + usize::from(both)), unpacked, 1);
+        }
+        let tiling = activations.tiling();
+        for tile in 0..tiling.tiles() {
+            let (first, width) = (tiling.start(tile), tiling.width(tile));
+            let product = (self.kernels.product32)(dtype, width);
+            // SAFETY: as above.
+            unsafe {
+                product(unpacked, target.w.cols(), activations.tile(tile), &mut sums);
+                target.store(&sums, pair * PAIR, PAIR, first, width);
+            }
+        }
+    }
+}
+
+impl Target<'_> {
+    /// Stores up to `count` rows from `row` on of `width` columns from `column` on.
+    ///
+    /// # Safety
+    /// The target has those columns, and nobody else uses these rows of it.
+    unsafe fn store(&self, sums: &Sums, row: usize, count: usize, column: usize, width: usize) {
+        let rows = self.w.rows();
+        let count = count.min(rows - row);
+        for (c, sums) in sums.iter().enumerate().take(width) {
+            // SAFETY: the caller's contract; `row + count` is within the rows.
+            let y = unsafe { std::slice::from_raw_parts_mut(self.y.add((column + c) * rows + row), count) };
+            let bias = self.bias.map(|bias| &bias[row..row + count]);
+            match (bias, self.add) {
+                (None, false) => y.copy_from_slice(&sums[..count]),
+                (None, true) => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum),
+                (Some(bias), false) => {
+                    y.iter_mut().zip(sums).zip(bias).for_each(|((y, sum), bias)| *y = sum + bias);
+                }
+                (Some(bias), true) => {
+                    y.iter_mut().zip(sums).zip(bias).for_each(|((y, sum), bias)| *y += sum + bias);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

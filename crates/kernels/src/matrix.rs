@@ -1,38 +1,109 @@
 //! Weight matrices, packed once at load.
 
-use crate::{DType, KernelError, Pool, dequantize_row};
+use std::fmt;
 
-/// Weights of shape `[rows, cols]`; a product computes one output value per row.
-#[derive(Debug, Clone)]
+use half::{bf16, f16};
+
+use crate::blocks::{Block, Shape};
+use crate::buffer::PageBuffer;
+use crate::dequantize::dequantize_block;
+use crate::kernels::{F8_BLOCK, FloatPanels, Panel};
+use crate::lanes::LANES;
+use crate::panel::{Layout, pack_floats, pack_quants, panels, read_block};
+use crate::{DType, KernelError, Pool, f8e4m3_to_f32};
+
+/// Weights of shape `[rows, cols]`, packed for the kernels; a product computes one output value per row.
+///
+/// The packed form takes as many bits a weight as the file's, plus what fills up the last 16 rows.
 pub struct Matrix {
     dtype: DType,
     rows: usize,
     cols: usize,
-    row_bytes: usize,
-    data: Vec<u8>,
+    layout: Layout,
+    data: PageBuffer,
+    /// `F8E4M3`: the scale of each block of 128 x 128, rows of blocks first; otherwise empty.
+    scales: Vec<f32>,
 }
 
 impl Matrix {
-    /// Packs `rows` rows of `cols` values stored as `dtype`.
+    /// Packs `rows` rows of `cols` values stored as `dtype`, with all of the pool's threads.
     ///
     /// # Errors
-    /// When the shape is empty or overflows, a row is not a whole number of blocks, or `data` has the wrong length.
+    /// When the shape is empty or overflows, a row is not a whole number of blocks, `data` has the wrong
+    /// length, or there is not enough memory. `F8E4M3` needs [`Matrix::pack_f8`].
     pub fn pack(
         dtype: DType,
         rows: usize,
         cols: usize,
         data: &[u8],
-        _pool: &Pool,
+        pool: &Pool,
     ) -> Result<Self, KernelError> {
+        if dtype == DType::F8E4M3 {
+            return Err(KernelError::BadScales { dtype, reason: "none were given" });
+        }
+        Self::pack_any(dtype, rows, cols, data, Vec::new(), pool)
+    }
+
+    /// Packs 8-bit floats with one scale per block of 128 x 128, as DeepSeek-V3 publishes them
+    /// (`weight_scale_inv`): `scales` is `[rows.div_ceil(128), cols.div_ceil(128)]`.
+    ///
+    /// # Errors
+    /// As for [`Matrix::pack`]; also when `scales` has the wrong length, or a weight or scale is not a finite
+    /// number.
+    pub fn pack_f8(
+        rows: usize,
+        cols: usize,
+        data: &[u8],
+        scales: &[f32],
+        pool: &Pool,
+    ) -> Result<Self, KernelError> {
+        let dtype = DType::F8E4M3;
+        if Some(scales.len()) != rows.div_ceil(F8_BLOCK).checked_mul(cols.div_ceil(F8_BLOCK)) {
+            return Err(KernelError::BadScales { dtype, reason: "their number does not fit the shape" });
+        }
+        if scales.iter().any(|scale| !scale.is_finite()) {
+            return Err(KernelError::BadScales { dtype, reason: "one of them is not a finite number" });
+        }
+        if let Some(at) = data.iter().position(|byte| byte & 0x7f == 0x7f) {
+            return Err(KernelError::NotFinite { dtype, row: at.checked_div(cols).unwrap_or(0) });
+        }
+        Self::pack_any(dtype, rows, cols, data, scales.to_vec(), pool)
+    }
+
+    fn pack_any(
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        data: &[u8],
+        scales: Vec<f32>,
+        pool: &Pool,
+    ) -> Result<Self, KernelError> {
+        let bad_shape = KernelError::BadShape { dtype, rows, cols };
         if rows == 0 || cols == 0 {
-            return Err(KernelError::BadShape { dtype, rows, cols });
+            return Err(bad_shape);
         }
         let row_bytes = dtype.row_bytes(cols).ok_or(KernelError::PartialBlock { dtype, cols })?;
-        let needed = row_bytes.checked_mul(rows).ok_or(KernelError::BadShape { dtype, rows, cols })?;
+        let needed = row_bytes.checked_mul(rows).ok_or_else(|| bad_shape.clone())?;
         if data.len() != needed {
             return Err(KernelError::WrongLength { dtype, rows, cols, needed, given: data.len() });
         }
-        Ok(Self { dtype, rows, cols, row_bytes, data: data.to_vec() })
+        let layout = Layout::new(dtype, cols).ok_or_else(|| bad_shape.clone())?;
+        let bytes = layout.stride.checked_mul(panels(rows)).ok_or(bad_shape)?;
+        let mut packed = PageBuffer::zeroed(bytes).ok_or(KernelError::OutOfMemory { bytes })?;
+        let to = PanelsOut { start: packed.as_mut_ptr(), stride: layout.stride };
+        pool.run(panels(rows), &|panel| {
+            // SAFETY: each task takes another panel of the buffer, which outlives the region.
+            let out = unsafe { to.panel(panel) };
+            let from = panel * LANES * row_bytes;
+            let source = &data[from..data.len().min(from + LANES * row_bytes)];
+            match dtype.block_bytes() {
+                1 => pack_floats::<1>(cols, source, out),
+                2 => pack_floats::<2>(cols, source, out),
+                4 => pack_floats::<4>(cols, source, out),
+                _ => pack_quants(dtype, layout, cols, source, out),
+            }
+        });
+        Ok(Self { dtype, rows, cols, layout, data: packed, scales })
     }
 
     /// Output values of a product.
@@ -56,18 +127,87 @@ impl Matrix {
     /// Bytes of memory held.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.data.len()
+        self.data.len() + size_of_val(self.scales.as_slice())
     }
 
-    /// Writes row `row` as floats, the same values that [`dequantize_row`] gives; used for embeddings.
+    /// Writes row `row` as floats, the same values that [`crate::dequantize_row`] gives, times the block
+    /// scales of `F8E4M3`; used for embeddings.
     ///
     /// # Panics
     /// When `row` is out of range or `out` is not `cols` long.
     pub fn row_to_f32(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         assert_eq!(out.len(), self.cols, "room for a row");
-        let bytes = &self.data[row * self.row_bytes..][..self.row_bytes];
-        let done = dequantize_row(self.dtype, bytes, out);
-        debug_assert!(done.is_ok(), "checked when packed");
+        let panel = &self.data[row / LANES * self.layout.stride..][..self.layout.stride];
+        let lane = row % LANES;
+        match self.dtype {
+            DType::F32 => floats(panel, lane, out, f32::from_le_bytes),
+            DType::F16 => floats(panel, lane, out, |b| f16::from_le_bytes(b).to_f32()),
+            DType::BF16 => floats(panel, lane, out, |b| bf16::from_le_bytes(b).to_f32()),
+            DType::F8E4M3 => {
+                floats(panel, lane, out, |[b]| f8e4m3_to_f32(b));
+                let scales = &self.scales[row / F8_BLOCK * self.cols.div_ceil(F8_BLOCK)..];
+                for (out, scale) in out.chunks_mut(F8_BLOCK).zip(scales) {
+                    out.iter_mut().for_each(|out| *out *= scale);
+                }
+            }
+            _ => {
+                let shape = Shape::of(self.dtype);
+                let mut block = Block::new();
+                for (index, out) in out.chunks_exact_mut(self.dtype.block_len()).enumerate() {
+                    read_block(self.dtype, self.layout, panel, index, lane, &mut block);
+                    dequantize_block(&block, shape, out);
+                }
+            }
+        }
+    }
+
+    /// Panel `index` of a quantised matrix.
+    pub(crate) fn panel(&self, index: usize) -> Panel {
+        let start = self.data[index * self.layout.stride..].as_ptr();
+        Panel { start, layout: self.layout, cols: self.cols }
+    }
+
+    /// Panels `2 * pair` and the next of a float matrix; the former twice where it is the last.
+    pub(crate) fn float_panels(&self, pair: usize) -> FloatPanels {
+        let second = (2 * pair + 1).min(panels(self.rows) - 1);
+        let start = |index: usize| self.data[index * self.layout.stride..].as_ptr();
+        let row = pair * 2 * LANES;
+        let scales = self.scales.get(row / F8_BLOCK * self.cols.div_ceil(F8_BLOCK)..).unwrap_or_default();
+        FloatPanels { start: [start(2 * pair), start(second)], cols: self.cols, scales: scales.as_ptr() }
+    }
+}
+
+impl fmt::Debug for Matrix {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Matrix({} x {}, {})", self.rows, self.cols, self.dtype)
+    }
+}
+
+/// Panels that threads write, each another one.
+#[derive(Clone, Copy)]
+struct PanelsOut {
+    start: *mut u8,
+    stride: usize,
+}
+
+// SAFETY: see `PanelsOut::panel`.
+unsafe impl Send for PanelsOut {}
+// SAFETY: see `PanelsOut::panel`.
+unsafe impl Sync for PanelsOut {}
+
+impl PanelsOut {
+    /// # Safety
+    /// The buffer holds panel `index` and nobody else uses it meanwhile.
+    unsafe fn panel<'a>(self, index: usize) -> &'a mut [u8] {
+        // SAFETY: the caller's contract.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(index * self.stride), self.stride) }
+    }
+}
+
+fn floats<const N: usize>(panel: &[u8], lane: usize, out: &mut [f32], convert: impl Fn([u8; N]) -> f32) {
+    let (values, _) = panel.as_chunks::<N>();
+    for (out, column) in out.iter_mut().zip(values.chunks_exact(LANES)) {
+        *out = convert(column[lane]);
     }
 }

@@ -245,7 +245,7 @@ fn nearest_value(x: f32) -> f32 {
 fn fill_from_table(x: &[f32], scale: f32, q: &mut [u8]) {
     let inverse = inverse(scale);
     for (q, x) in q.iter_mut().zip(x) {
-        *q = IQ4_VALUES[usize::from(nearest_index(x * inverse))] as u8 ^ 0x80;
+        *q = nearest_index(x * inverse);
     }
 }
 

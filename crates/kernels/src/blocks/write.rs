@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{Block, IQ4_VALUES};
+use super::Block;
 use crate::DType;
 
 impl Block {
@@ -37,7 +37,7 @@ impl Block {
             DType::Q8_K => self.write_q8_k(bytes),
             DType::IQ4_NL => {
                 put_half(self.d, bytes, 0);
-                put_nibbles(&indices(&self.q)[..32], &mut bytes[2..]);
+                put_nibbles(&self.q[..32], &mut bytes[2..]);
             }
             DType::IQ4_XS => self.write_iq4_xs(bytes),
             DType::Q2_K => {
@@ -80,13 +80,12 @@ impl Block {
 
     fn write_iq4_xs(&self, bytes: &mut [u8]) {
         put_half(self.d, bytes, 0);
-        let indices = indices(&self.q);
         let mut high = 0_u16;
         for group in 0..8 {
             let scale = (self.scale[group] + 32) as u8;
             bytes[4 + group / 2] |= (scale & 15) << (4 * (group % 2));
             high |= u16::from(scale >> 4) << (2 * group);
-            put_nibbles(&indices[32 * group..32 * group + 32], &mut bytes[8 + 16 * group..24 + 16 * group]);
+            put_nibbles(&self.q[32 * group..32 * group + 32], &mut bytes[8 + 16 * group..24 + 16 * group]);
         }
         bytes[2..4].copy_from_slice(&high.to_le_bytes());
     }
@@ -133,11 +132,6 @@ impl Block {
             bytes[12 + group] = (high & 15) | high_min << 4;
         }
     }
-}
-
-/// Table values back to their places in the table.
-fn indices(q: &[u8; 256]) -> [u8; 256] {
-    q.map(|q| IQ4_VALUES.iter().position(|value| *value as u8 ^ 0x80 == q).unwrap_or(8) as u8)
 }
 
 fn put_half(x: f32, bytes: &mut [u8], at: usize) {

@@ -1,0 +1,226 @@
+//! The inner loops, compiled for each instruction set, and the tables that choose among them.
+
+mod direct;
+mod floats;
+mod tile;
+
+use crate::activations::{Column, Tile, quantize};
+use crate::lanes::{LANES, Lanes, Scalar};
+use crate::panel::Layout;
+use crate::panel::formats::{
+    Format, Iq4Nl, Iq4Xs, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q8K,
+};
+use crate::{DType, Isa};
+
+pub(crate) use floats::F8_BLOCK;
+pub(crate) use tile::{Unpacked, UnpackedSizes};
+
+/// A packed panel of a quantised matrix.
+#[derive(Clone, Copy)]
+pub(crate) struct Panel {
+    pub(crate) start: *const u8,
+    pub(crate) layout: Layout,
+    pub(crate) cols: usize,
+}
+
+/// Two neighbouring panels of a float matrix; the second may be the first again where there is no other.
+#[derive(Clone, Copy)]
+pub(crate) struct FloatPanels {
+    pub(crate) start: [*const u8; 2],
+    pub(crate) cols: usize,
+    /// `F8E4M3`: the scale of each 128 columns, the same for all rows of both panels.
+    pub(crate) scales: *const f32,
+}
+
+/// Rows of `x` for a float kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct FloatRows {
+    pub(crate) x: *const f32,
+    pub(crate) cols: usize,
+}
+
+/// Results of a tile: for each column 32 rows, of which kernels for one panel write the first 16.
+pub(crate) type Sums = [[f32; 2 * LANES]; TILE_MAX];
+/// Widest tile of any instruction set.
+pub(crate) const TILE_MAX: usize = 6;
+
+/// Multiplies one panel with a tile of activations, unpacking in registers.
+pub(crate) type Direct = unsafe fn(Panel, Tile, &mut Sums);
+/// Unpacks a panel as the first or second half of 32 rows.
+pub(crate) type Unpack = unsafe fn(Panel, Unpacked, usize);
+/// Multiplies 32 unpacked rows with a tile of activations.
+pub(crate) type Product32 = unsafe fn(Unpacked, usize, Tile, &mut Sums);
+/// Multiplies two panels of floats with rows of `x`.
+pub(crate) type FloatProduct = unsafe fn(FloatPanels, FloatRows, &mut Sums);
+
+/// The loops for one instruction set. All of them need its instructions, which is what makes them unsafe.
+pub(crate) struct Kernels {
+    /// Widest tile of the general product.
+    pub(crate) tile: usize,
+    /// Most columns that `direct` takes at once.
+    pub(crate) direct_max: usize,
+    pub(crate) quantize: unsafe fn(&[f32], Column),
+    /// By format and columns.
+    pub(crate) direct: fn(DType, usize) -> Direct,
+    pub(crate) unpack: fn(DType) -> Unpack,
+    /// By format and columns.
+    pub(crate) product32: fn(DType, usize) -> Product32,
+    /// By format and columns.
+    pub(crate) float: fn(DType, usize) -> FloatProduct,
+}
+
+impl Kernels {
+    /// The loops for `isa`, which the processor must have.
+    pub(crate) fn of(isa: Isa) -> &'static Self {
+        match isa {
+            Isa::Scalar => &scalar::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => &avx2::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => &avx512::KERNELS,
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx2 | Isa::Avx512 => &scalar::KERNELS,
+        }
+    }
+}
+
+/// A function for the format, `$name::<Format>`, or with a width too.
+macro_rules! by_format {
+    ($dtype:expr, $format:ident => $function:expr) => {{
+        macro_rules! arm {
+            ($kind:ty) => {{
+                type $format = $kind;
+                $function
+            }};
+        }
+        match $dtype {
+            DType::Q4_0 => arm!(Q4_0),
+            DType::Q4_1 => arm!(Q4_1),
+            DType::Q5_0 => arm!(Q5_0),
+            DType::Q5_1 => arm!(Q5_1),
+            DType::Q8_0 => arm!(Q8_0),
+            DType::Q2_K => arm!(Q2K),
+            DType::Q3_K => arm!(Q3K),
+            DType::Q4_K => arm!(Q4K),
+            DType::Q5_K => arm!(Q5K),
+            DType::Q6_K => arm!(Q6K),
+            DType::Q8_K => arm!(Q8K),
+            DType::IQ4_NL => arm!(Iq4Nl),
+            DType::IQ4_XS => arm!(Iq4Xs),
+            DType::F32 | DType::F16 | DType::BF16 | DType::F8E4M3 => unreachable!("floats are not unpacked"),
+        }
+    }};
+}
+
+/// The kernels of one instruction set, in a module of its own.
+macro_rules! kernels_for {
+    ($module:ident, $lanes:ty, [$($features:literal)?], [$($direct_width:literal)*], [$($width:literal)*]) => {
+        mod $module {
+            use super::*;
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn quantize_column(x: &[f32], to: Column) {
+                // SAFETY: the table's caller keeps the contract of `quantize`.
+                unsafe { quantize(x, to) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn direct<F: Format, const N: usize>(panel: Panel, tile: Tile, sums: &mut Sums) {
+                // SAFETY: the features are those of the lanes; the pointers are the table's caller's to vouch for.
+                unsafe { direct::product::<$lanes, F, N>(panel, tile, sums) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn unpack<F: Format>(panel: Panel, to: Unpacked, half: usize) {
+                // SAFETY: as above.
+                unsafe { tile::unpack::<$lanes, F>(panel, to, half) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn product32<const SUPER: bool, const SIXTEENS: bool, const MIN: bool, const N: usize>(
+                w: Unpacked,
+                cols: usize,
+                a: Tile,
+                sums: &mut Sums,
+            ) {
+                // SAFETY: as above.
+                unsafe { tile::product::<$lanes, SUPER, SIXTEENS, MIN, N>(w, cols, a, sums) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn float<V: floats::Values, const N: usize>(w: FloatPanels, x: FloatRows, sums: &mut Sums) {
+                // SAFETY: as above.
+                unsafe { floats::product::<$lanes, V, N>(w, x, sums) }
+            }
+
+            fn choose_direct(dtype: DType, width: usize) -> Direct {
+                by_format!(dtype, Chosen => match width {
+                    $($direct_width => direct::<Chosen, $direct_width>,)*
+                    _ => unreachable!("a width that tiles do not have"),
+                })
+            }
+
+            fn choose_unpack(dtype: DType) -> Unpack {
+                by_format!(dtype, Chosen => unpack::<Chosen>)
+            }
+
+            fn choose_product32(dtype: DType, width: usize) -> Product32 {
+                macro_rules! shape {
+                    ($blocks:literal, $sixteens:literal, $min:literal) => {
+                        match width {
+                            $($width => product32::<$blocks, $sixteens, $min, $width>,)*
+                            _ => unreachable!("a width that tiles do not have"),
+                        }
+                    };
+                }
+                match tile::shape(dtype) {
+                    (false, _, false) => shape!(false, false, false),
+                    (false, _, true) => shape!(false, false, true),
+                    (true, false, false) => shape!(true, false, false),
+                    (true, false, true) => shape!(true, false, true),
+                    (true, true, false) => shape!(true, true, false),
+                    (true, true, true) => shape!(true, true, true),
+                }
+            }
+
+            fn choose_float(dtype: DType, width: usize) -> FloatProduct {
+                macro_rules! values {
+                    ($values:ty) => {
+                        match width {
+                            $($width => float::<$values, $width>,)*
+                            _ => unreachable!("a width that tiles do not have"),
+                        }
+                    };
+                }
+                match dtype {
+                    DType::F16 => values!(floats::F16),
+                    DType::BF16 => values!(floats::Bf16),
+                    DType::F8E4M3 => values!(floats::F8),
+                    _ => values!(floats::F32),
+                }
+            }
+
+            pub(super) static KERNELS: Kernels = Kernels {
+                tile: <$lanes as Lanes>::TILE,
+                direct_max: <$lanes as Lanes>::DIRECT,
+                quantize: quantize_column,
+                direct: choose_direct,
+                unpack: choose_unpack,
+                product32: choose_product32,
+                float: choose_float,
+            };
+        }
+    };
+}
+
+kernels_for!(scalar, Scalar, [], [1], [1]);
+#[cfg(target_arch = "x86_64")]
+kernels_for!(avx2, crate::lanes::Avx2, ["avx2,fma,f16c"], [1 2], [1 2 3]);
+#[cfg(target_arch = "x86_64")]
+kernels_for!(
+    avx512,
+    crate::lanes::Avx512,
+    ["avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"],
+    [1 2 3 4],
+    [1 2 3 4 5 6]
+);

@@ -1,0 +1,87 @@
+//! Products with float weights: each result is a chain of fused multiply-adds over the columns in order.
+
+use super::{FloatPanels, FloatRows, Sums};
+use crate::lanes::{LANES, Lanes};
+
+/// Columns that share a scale in `F8E4M3` weights.
+pub(crate) const F8_BLOCK: usize = 128;
+
+/// A float format: 16 rows' values of a column become a vector.
+pub(super) trait Values: 'static {
+    /// Bytes of a value.
+    const BYTES: usize;
+    /// Whether each [`F8_BLOCK`] columns have a scale.
+    const SCALED: bool;
+
+    /// # Safety
+    /// The processor has `S`'s instructions and `from` points to 16 values.
+    unsafe fn load<S: Lanes>(from: *const u8) -> S::F;
+}
+
+macro_rules! values {
+    ($name:ident, $bytes:literal, $scaled:literal, $from:ident => $load:expr) => {
+        pub(super) struct $name;
+        impl Values for $name {
+            const BYTES: usize = $bytes;
+            const SCALED: bool = $scaled;
+
+            #[inline(always)]
+            unsafe fn load<S: Lanes>($from: *const u8) -> S::F {
+                // SAFETY: the caller's contract.
+                unsafe { $load }
+            }
+        }
+    };
+}
+
+values!(F32, 4, false, from => S::load_f(from.cast()));
+values!(F16, 2, false, from => S::load_f16(from.cast()));
+values!(Bf16, 2, false, from => S::as_f(S::shl_i(S::load_u16(from.cast()), 16)));
+values!(F8, 1, true, from => S::load_f8(from));
+
+/// The 32 rows of `sums`, for `N` columns of the result.
+///
+/// # Safety
+/// The processor has `S`'s instructions; each panel holds `w.cols` columns of `V`, and `x` as many values in each
+/// of `N` rows.
+#[inline(always)]
+pub(super) unsafe fn product<S: Lanes, V: Values, const N: usize>(
+    w: FloatPanels,
+    x: FloatRows,
+    sums: &mut Sums,
+) {
+    let block = if V::SCALED { F8_BLOCK } else { w.cols };
+    // SAFETY: the caller's contract; every pointer stays within its panel or row.
+    unsafe {
+        let mut totals = [[S::splat_f(0.0); N]; 2];
+        let mut from = 0;
+        while from < w.cols {
+            let to = w.cols.min(from + block);
+            let mut blocks = [[S::splat_f(0.0); N]; 2];
+            for k in from..to {
+                let first = V::load::<S>(w.start[0].add(k * LANES * V::BYTES));
+                let second = V::load::<S>(w.start[1].add(k * LANES * V::BYTES));
+                for c in 0..N {
+                    let x = S::splat_f(x.x.add(c * x.cols + k).read());
+                    blocks[0][c] = S::fma(first, x, blocks[0][c]);
+                    blocks[1][c] = S::fma(second, x, blocks[1][c]);
+                }
+            }
+            if !V::SCALED {
+                totals = blocks;
+                break;
+            }
+            let scale = S::splat_f(w.scales.add(from / block).read());
+            for half in 0..2 {
+                for c in 0..N {
+                    totals[half][c] = S::fma(scale, blocks[half][c], totals[half][c]);
+                }
+            }
+            from = to;
+        }
+        for c in 0..N {
+            S::store_f(sums[c].as_mut_ptr(), totals[0][c]);
+            S::store_f(sums[c].as_mut_ptr().add(LANES), totals[1][c]);
+        }
+    }
+}

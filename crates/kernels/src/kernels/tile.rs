@@ -1,0 +1,263 @@
+//! Products with many columns: 32 rows are unpacked to bytes once, then multiplied with every tile of columns.
+
+use super::{Panel, Sums};
+use crate::DType;
+use crate::activations::Tile;
+use crate::blocks::Shape;
+use crate::lanes::{LANES, Lanes, unrolled};
+use crate::panel::CHUNK;
+use crate::panel::formats::Format;
+
+/// 32 unpacked rows, in scratch memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Unpacked {
+    /// Weights: for each four columns, 64 bytes of the first 16 rows and 64 of the others.
+    pub(crate) w: *mut u8,
+    /// Scales of groups: 32 floats for each.
+    pub(crate) scales: *mut f32,
+    /// Scales of blocks of 256, 32 floats for each.
+    pub(crate) d: *mut f32,
+    /// Scales of minima (blocks of 256) or offsets (blocks of 32), 32 floats for each.
+    pub(crate) dmin: *mut f32,
+    /// Minima, in pairs of 16 bits, 32 integers for each.
+    pub(crate) minima: *mut i32,
+}
+
+/// Elements that [`Unpacked`] needs for `cols` columns of any format.
+pub(crate) struct UnpackedSizes {
+    pub(crate) w: usize,
+    pub(crate) scales: usize,
+    pub(crate) d: usize,
+    pub(crate) dmin: usize,
+    pub(crate) minima: usize,
+}
+
+impl UnpackedSizes {
+    pub(crate) fn new(cols: usize) -> Self {
+        let rows = 2 * LANES;
+        Self {
+            w: rows * cols,
+            scales: rows * cols.div_ceil(16),
+            d: rows * cols.div_ceil(256),
+            dmin: rows * cols.div_ceil(32),
+            minima: rows * cols.div_ceil(32),
+        }
+    }
+}
+
+/// The shape of a format's products: whether blocks hold 256 columns, 16 share a scale, there is a minimum.
+pub(super) fn shape(dtype: DType) -> (bool, bool, bool) {
+    let min = matches!(dtype, DType::Q4_1 | DType::Q5_1 | DType::Q2_K | DType::Q4_K | DType::Q5_K);
+    (dtype.block_len() == 256, Shape::of(dtype).group == 16, min)
+}
+
+/// Unpacks a panel as half 0 or 1 of 32 rows.
+///
+/// # Safety
+/// The processor has `S`'s instructions; `panel` holds `panel.cols` columns of format `F`, and `to` has room for
+/// as many.
+#[inline(always)]
+pub(super) unsafe fn unpack<S: Lanes, F: Format>(panel: Panel, to: Unpacked, half: usize) {
+    // SAFETY: the caller's contract; every pointer stays within its block.
+    unsafe {
+        let quants = panel.start.add(panel.layout.quants_at);
+        for chunk in 0..panel.cols / CHUNK {
+            let q = quants.add(chunk * panel.layout.quant_bytes);
+            S::prefetch(q.wrapping_add(2048));
+            let w = F::unpack::<S>(q);
+            let to = to.w.add((chunk * 16 + half) * 64);
+            let _: [(); 8] = unrolled!(s => {
+                S::store_b(to.add(s * 128), if F::MIN { w[s] } else { S::centre_at_128(w[s], F::ZERO) });
+            });
+        }
+        let at = |i: usize| (2 * i + half) * LANES;
+        if !F::SUPER {
+            for b in 0..panel.cols / CHUNK {
+                let head = panel.start.add(b * panel.layout.head_bytes);
+                S::store_f(to.scales.add(at(b)), F::scale::<S>(head, 0));
+                if F::MIN {
+                    S::store_f(to.dmin.add(at(b)), F::dmin::<S>(head));
+                }
+            }
+            return;
+        }
+        let groups = if F::SIXTEENS { 16 } else { 8 };
+        for b in 0..panel.cols / 256 {
+            let head = panel.start.add(b * panel.layout.head_bytes);
+            S::store_f(to.d.add(at(b)), F::d::<S>(head));
+            let _: [(); 8] =
+                unrolled!(g => S::store_f(to.scales.add(at(b * groups + g)), F::scale::<S>(head, g)));
+            if F::SIXTEENS {
+                let _: [(); 8] = unrolled!(g => {
+                    S::store_f(to.scales.add(at(b * groups + 8 + g)), F::scale::<S>(head, 8 + g));
+                });
+            }
+            if F::MIN {
+                S::store_f(to.dmin.add(at(b)), F::dmin::<S>(head));
+                for p in 0..groups / 2 {
+                    S::store_i(to.minima.add(at(b * groups / 2 + p)), F::min_pair::<S>(head, p));
+                }
+            }
+        }
+    }
+}
+
+/// The 32 rows of `sums`, for `N` columns, by the same operations in the same order as
+/// [`super::direct::product`].
+///
+/// # Safety
+/// The processor has `S`'s instructions; `w` holds `cols` columns of a format of this shape, and `a` is a tile
+/// of `N` columns of as many values, grouped as the format wants.
+#[inline(always)]
+pub(super) unsafe fn product<
+    S: Lanes,
+    const SUPER: bool,
+    const SIXTEENS: bool,
+    const MIN: bool,
+    const N: usize,
+>(
+    w: Unpacked,
+    cols: usize,
+    a: Tile,
+    sums: &mut Sums,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        if SUPER {
+            blocks_of_256::<S, SIXTEENS, MIN, N>(w, cols, a, sums);
+        } else {
+            blocks_of_32::<S, MIN, N>(w, cols, a, sums);
+        }
+    }
+}
+
+/// `STEPS` times four columns of weights for two vectors of rows and `N` columns of activations.
+#[inline(always)]
+unsafe fn dots<S: Lanes, const MIN: bool, const N: usize, const STEPS: usize>(
+    w: *const u8,
+    q: *const i32,
+    start: *const i32,
+) -> [[S::I; N]; 2] {
+    // SAFETY: the caller points to `STEPS` steps of weights and activations and to `N` starts.
+    unsafe {
+        let mut sums = [[S::splat_i(0); N]; 2];
+        if !MIN {
+            for c in 0..N {
+                sums[0][c] = S::start(start.add(c), 128);
+                sums[1][c] = sums[0][c];
+            }
+        }
+        for s in 0..STEPS {
+            let (w0, w1) = (S::load_b(w.add(s * 128)), S::load_b(w.add(s * 128 + 64)));
+            for c in 0..N {
+                let a = S::splat_i(q.add(s * N + c).read());
+                if MIN {
+                    sums[0][c] = S::dot_unsigned(sums[0][c], w0, a);
+                    sums[1][c] = S::dot_unsigned(sums[1][c], w1, a);
+                } else {
+                    sums[0][c] = S::dot_signed(sums[0][c], w0, a);
+                    sums[1][c] = S::dot_signed(sums[1][c], w1, a);
+                }
+            }
+        }
+        sums
+    }
+}
+
+#[inline(always)]
+unsafe fn blocks_of_32<S: Lanes, const MIN: bool, const N: usize>(
+    w: Unpacked,
+    cols: usize,
+    a: Tile,
+    sums: &mut Sums,
+) {
+    // SAFETY: the caller's contract; every pointer stays within its block.
+    unsafe {
+        let mut totals = [[S::splat_f(0.0); N]; 2];
+        for b in 0..cols / CHUNK {
+            let weights = w.w.add(b * 1024);
+            let dots = dots::<S, MIN, N, 8>(weights, a.q.add(b * 8 * N), a.start32.add(b * N));
+            for half in 0..2 {
+                let d = S::load_f(w.scales.add((2 * b + half) * LANES));
+                for c in 0..N {
+                    let a_d = S::splat_f(a.d.add(b * N + c).read());
+                    totals[half][c] = S::fma(S::mul(d, a_d), S::to_f(dots[half][c]), totals[half][c]);
+                }
+                if MIN {
+                    let m = S::load_f(w.dmin.add((2 * b + half) * LANES));
+                    for c in 0..N {
+                        let a_sum = S::splat_f(a.d_sum.add(b * N + c).read());
+                        totals[half][c] = S::fma(m, a_sum, totals[half][c]);
+                    }
+                }
+            }
+        }
+        for c in 0..N {
+            S::store_f(sums[c].as_mut_ptr(), totals[0][c]);
+            S::store_f(sums[c].as_mut_ptr().add(LANES), totals[1][c]);
+        }
+    }
+}
+
+/// Totals stay in memory: a block's sums take the registers.
+#[inline(always)]
+unsafe fn blocks_of_256<S: Lanes, const SIXTEENS: bool, const MIN: bool, const N: usize>(
+    w: Unpacked,
+    cols: usize,
+    a: Tile,
+    sums: &mut Sums,
+) {
+    let groups = if SIXTEENS { 16 } else { 8 };
+    for sums in sums.iter_mut().take(N) {
+        sums.fill(0.0);
+    }
+    // SAFETY: the caller's contract; every pointer stays within its block.
+    unsafe {
+        for b in 0..cols / 256 {
+            let mut blocks = [[S::splat_f(0.0); N]; 2];
+            for g in 0..groups {
+                let group = b * groups + g;
+                let dots = if SIXTEENS {
+                    let start = a.start16.wrapping_add(group * N);
+                    dots::<S, MIN, N, 4>(w.w.add(group * 512), a.q.add(group * 4 * N), start)
+                } else {
+                    let start = a.start32.wrapping_add(group * N);
+                    dots::<S, MIN, N, 8>(w.w.add(group * 1024), a.q.add(group * 8 * N), start)
+                };
+                for half in 0..2 {
+                    let scale = S::load_f(w.scales.add((2 * group + half) * LANES));
+                    for c in 0..N {
+                        blocks[half][c] = S::fma(scale, S::to_f(dots[half][c]), blocks[half][c]);
+                    }
+                }
+            }
+            for half in 0..2 {
+                let d = S::load_f(w.d.add((2 * b + half) * LANES));
+                for c in 0..N {
+                    blocks[half][c] = S::mul(d, blocks[half][c]);
+                }
+                if MIN {
+                    let pairs = if SIXTEENS { a.pairs16 } else { a.pairs32 };
+                    let mut minima = [S::splat_i(0); N];
+                    for p in 0..groups / 2 {
+                        let pair = b * groups / 2 + p;
+                        let min = S::load_i(w.minima.add((2 * pair + half) * LANES));
+                        for c in 0..N {
+                            let a = S::splat_i(pairs.add(pair * N + c).read());
+                            minima[c] = S::dot_pairs(minima[c], min, a);
+                        }
+                    }
+                    let dmin = S::load_f(w.dmin.add((2 * b + half) * LANES));
+                    for c in 0..N {
+                        blocks[half][c] = S::fnma(dmin, S::to_f(minima[c]), blocks[half][c]);
+                    }
+                }
+                for c in 0..N {
+                    let a_d = S::splat_f(a.d.add(b * N + c).read());
+                    let total = sums[c].as_mut_ptr().add(half * LANES);
+                    S::store_f(total, S::fma(a_d, blocks[half][c], S::load_f(total)));
+                }
+            }
+        }
+    }
+}

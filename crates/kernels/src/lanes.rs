@@ -1,0 +1,119 @@
+//! The vector operations that matrix products are written in, one implementation per instruction set.
+//!
+//! A lane is an output row: sixteen of them make a vector of floats or 32-bit integers, and a vector of 64 bytes
+//! holds four consecutive weights of each. Everything above this module is written once, so that each
+//! instruction set computes the same operations in the same order. All of it is `#[inline(always)]`, so that it
+//! is compiled with the features of the entry functions in `kernels`.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
+pub(crate) use scalar::Scalar;
+
+/// Rows that are computed side by side.
+pub(crate) const LANES: usize = 16;
+
+/// Vector operations of one instruction set.
+///
+/// # Safety
+/// Every method may be called only where the processor has the instructions, and pointers must be valid for
+/// what is read or written: 64 bytes or 16 lanes. Alignment is not required.
+pub(crate) trait Lanes: Copy + 'static {
+    /// 64 bytes: four weights of each of 16 rows.
+    type B: Copy;
+    /// 16 integers of 32 bits.
+    type I: Copy;
+    /// 16 floats of 32 bits.
+    type F: Copy;
+
+    /// Widest tile of the general product, in columns.
+    const TILE: usize;
+    /// Most columns for which unpacking weights in registers is quicker than unpacking to memory first.
+    const DIRECT: usize;
+
+    unsafe fn load_b(from: *const u8) -> Self::B;
+    unsafe fn store_b(to: *mut u8, v: Self::B);
+    unsafe fn splat_b(v: u8) -> Self::B;
+    unsafe fn and_b(a: Self::B, b: Self::B) -> Self::B;
+    unsafe fn or_b(a: Self::B, b: Self::B) -> Self::B;
+    /// Shifts right; what crosses from one byte into another is for the caller to mask.
+    unsafe fn shr_b(v: Self::B, by: u32) -> Self::B;
+    /// Shifts left; as [`Lanes::shr_b`].
+    unsafe fn shl_b(v: Self::B, by: u32) -> Self::B;
+    /// Replaces each byte, 0 to 15, by that byte of the table.
+    unsafe fn look_up(table: &[i8; 16], index: Self::B) -> Self::B;
+
+    /// Weights whose value is `v - zero`, in the form that [`Lanes::dot_signed`] wants after
+    /// [`Lanes::start`] with the same zero, a power of two.
+    unsafe fn centre(v: Self::B, zero: u8) -> Self::B;
+    /// As [`Lanes::centre`], in the form that goes with a start for a zero of 128.
+    unsafe fn centre_at_128(v: Self::B, zero: u8) -> Self::B;
+    /// The sum that a group starts with, given -128 times the sum of its activations.
+    unsafe fn start(minus_128_sums: *const i32, zero: u8) -> Self::I;
+    /// Adds the products of four centred weights with four signed bytes, none of them -128, in each lane.
+    unsafe fn dot_signed(sum: Self::I, w: Self::B, a: Self::I) -> Self::I;
+    /// Adds the products of four weights from 0 to 127 with four signed bytes in each lane.
+    unsafe fn dot_unsigned(sum: Self::I, w: Self::B, a: Self::I) -> Self::I;
+    /// Adds the products of two 16-bit integers in each lane.
+    unsafe fn dot_pairs(sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
+
+    unsafe fn splat_i(v: i32) -> Self::I;
+    unsafe fn load_i(from: *const i32) -> Self::I;
+    unsafe fn store_i(to: *mut i32, v: Self::I);
+    unsafe fn load_u8(from: *const u8) -> Self::I;
+    unsafe fn load_i8(from: *const i8) -> Self::I;
+    unsafe fn load_u16(from: *const u16) -> Self::I;
+    unsafe fn and_i(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn or_i(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn shr_i(v: Self::I, by: u32) -> Self::I;
+    unsafe fn shl_i(v: Self::I, by: u32) -> Self::I;
+
+    unsafe fn to_f(v: Self::I) -> Self::F;
+    /// The same bits seen as floats.
+    unsafe fn as_f(v: Self::I) -> Self::F;
+    unsafe fn splat_f(v: f32) -> Self::F;
+    unsafe fn load_f(from: *const f32) -> Self::F;
+    unsafe fn store_f(to: *mut f32, v: Self::F);
+    /// 16 half-precision floats.
+    unsafe fn load_f16(from: *const u16) -> Self::F;
+    /// 16 8-bit floats of 4 exponent and 3 mantissa bits.
+    unsafe fn load_f8(from: *const u8) -> Self::F;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `c - a * b`, rounded once.
+    unsafe fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+
+    /// Asks for a cache line that will be needed soon; any address will do.
+    unsafe fn prefetch(from: *const u8);
+}
+
+/// An array of eight, each element written out: closures and iterators are not sure to be compiled with the
+/// instructions of the function that they end up in.
+macro_rules! unrolled {
+    ($s:ident => $each:expr) => {
+        [
+            unrolled!(@one 0, $s, $each),
+            unrolled!(@one 1, $s, $each),
+            unrolled!(@one 2, $s, $each),
+            unrolled!(@one 3, $s, $each),
+            unrolled!(@one 4, $s, $each),
+            unrolled!(@one 5, $s, $each),
+            unrolled!(@one 6, $s, $each),
+            unrolled!(@one 7, $s, $each),
+        ]
+    };
+    (@one $value:literal, $s:ident, $each:expr) => {{
+        let $s: usize = $value;
+        $each
+    }};
+}
+pub(crate) use unrolled;

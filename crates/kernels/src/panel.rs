@@ -1,0 +1,72 @@
+//! Packed weights: panels of sixteen rows, interleaved so that a vector register holds a value of each.
+//!
+//! A panel of a quantised format is two runs: the *heads* of its blocks (scales and minima in their compact
+//! form) and, from a cache line on, the *quants*. Each chunk of quants holds 32 columns of the 16 rows in planes:
+//!
+//! - a nibble plane, 4 vectors of 64 bytes: byte `4 * row + i` of vector `v` holds columns `8v + i` (low nibble)
+//!   and `8v + 4 + i` (high nibble);
+//! - a 2-bit plane, 2 vectors: bits `2j` and `2j + 1` of vector `v` hold column `16v + 4j + i`;
+//! - a 1-bit plane, 1 vector: bit `j` holds column `4j + i`;
+//! - a byte plane, 8 vectors: vector `v` holds column `4v + i`.
+//!
+//! No bit is added to those of the file, save for rows that fill up the last panel. A panel of floats holds the
+//! 16 rows' values of one column, then of the next.
+
+pub(crate) mod formats;
+mod pack;
+mod row;
+
+pub(crate) use pack::{pack_floats, pack_quants};
+pub(crate) use row::read_block;
+
+use crate::DType;
+use crate::lanes::LANES;
+
+/// Columns in a chunk of quants.
+pub(crate) const CHUNK: usize = 32;
+
+/// How the panels of a matrix are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Bytes of scales and minima of a block, for 16 rows.
+    pub(crate) head_bytes: usize,
+    /// Bytes of quants of a chunk, for 16 rows; of a column for float formats.
+    pub(crate) quant_bytes: usize,
+    /// Bytes from the start of a panel to its quants.
+    pub(crate) quants_at: usize,
+    /// Bytes from one panel to the next; a multiple of a cache line.
+    pub(crate) stride: usize,
+}
+
+impl Layout {
+    /// The layout for rows of `cols` values, or `None` where sizes overflow.
+    pub(crate) fn new(dtype: DType, cols: usize) -> Option<Self> {
+        let (head_bytes, quant_bytes) = match dtype {
+            DType::F32 => (0, 64),
+            DType::F16 | DType::BF16 => (0, 32),
+            DType::F8E4M3 => (0, 16),
+            DType::Q4_0 | DType::IQ4_NL => (32, 256),
+            DType::Q4_1 => (64, 256),
+            DType::Q5_0 => (32, 320),
+            DType::Q5_1 => (64, 320),
+            DType::Q8_0 => (32, 512),
+            DType::Q2_K => (320, 128),
+            DType::Q3_K => (224, 192),
+            DType::Q4_K => (256, 256),
+            DType::Q5_K => (256, 320),
+            DType::Q6_K => (288, 384),
+            DType::Q8_K => (64, 512),
+            DType::IQ4_XS => (128, 256),
+        };
+        let unit = if dtype.is_float() { 1 } else { CHUNK };
+        let quants_at = (cols / dtype.block_len()).checked_mul(head_bytes)?.checked_next_multiple_of(64)?;
+        let quants = (cols / unit).checked_mul(quant_bytes)?;
+        let stride = quants_at.checked_add(quants)?.checked_next_multiple_of(64)?;
+        Some(Self { head_bytes, quant_bytes, quants_at, stride })
+    }
+}
+
+/// Panels that hold `rows` rows.
+pub(crate) fn panels(rows: usize) -> usize {
+    rows.div_ceil(LANES)
+}

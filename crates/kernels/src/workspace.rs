@@ -1,0 +1,91 @@
+//! Scratch memory that products reuse from call to call.
+
+use crate::activations::Activations;
+use crate::kernels::{Unpacked, UnpackedSizes};
+
+/// Scratch memory for products; it grows to what the largest call needs and then stays, so that a decode step
+/// allocates nothing once each kind of call has been made.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    pub(crate) inputs: Inputs,
+    pub(crate) scratch: Vec<Scratch>,
+    /// Results of the gate and the up projection.
+    pub(crate) gate: Vec<f32>,
+    pub(crate) up: Vec<f32>,
+    max_rows: usize,
+    max_cols: usize,
+}
+
+/// The activations of a call, in each form that its weights ask for.
+#[derive(Debug, Default)]
+pub(crate) struct Inputs {
+    pub(crate) by32: Activations,
+    pub(crate) by256: Activations,
+}
+
+/// What one thread unpacks weights into.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    w: Vec<Line>,
+    scales: Vec<f32>,
+    d: Vec<f32>,
+    dmin: Vec<f32>,
+    minima: Vec<i32>,
+}
+
+/// A cache line, for alignment.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[expect(dead_code, reason = "kernels write to it through pointers")] [u8; 64]);
+
+impl Workspace {
+    /// Scratch for inputs of up to `max_rows` rows of `max_cols` values; larger calls make it grow.
+    #[must_use]
+    pub fn new(max_rows: usize, max_cols: usize) -> Self {
+        Self { max_rows, max_cols, ..Self::default() }
+    }
+
+    /// One scratch per thread, each with room for 32 rows of `cols` values.
+    pub(crate) fn reserve_scratch(&mut self, threads: usize, cols: usize) {
+        if self.scratch.len() < threads {
+            self.scratch.resize_with(threads, Scratch::default);
+        }
+        let cols = cols.max(self.max_cols);
+        for scratch in &mut self.scratch {
+            scratch.reserve(cols);
+        }
+    }
+
+    /// Room for the intermediate results of a gated feed-forward block.
+    pub(crate) fn reserve_hidden(&mut self, n: usize, width: usize) {
+        let len = n.max(if width <= self.max_cols { self.max_rows } else { 0 }) * width;
+        for hidden in [&mut self.gate, &mut self.up] {
+            if hidden.len() < len {
+                hidden.resize(len, 0.0);
+            }
+        }
+    }
+}
+
+impl Scratch {
+    fn reserve(&mut self, cols: usize) {
+        let sizes = UnpackedSizes::new(cols);
+        if self.w.len() * 64 < sizes.w {
+            self.w.resize(sizes.w.div_ceil(64), Line([0; 64]));
+            self.scales.resize(sizes.scales, 0.0);
+            self.d.resize(sizes.d, 0.0);
+            self.dmin.resize(sizes.dmin, 0.0);
+            self.minima.resize(sizes.minima, 0);
+        }
+    }
+
+    pub(crate) fn unpacked(&mut self) -> Unpacked {
+        Unpacked {
+            w: self.w.as_mut_ptr().cast(),
+            scales: self.scales.as_mut_ptr(),
+            d: self.d.as_mut_ptr(),
+            dmin: self.dmin.as_mut_ptr(),
+            minima: self.minima.as_mut_ptr(),
+        }
+    }
+}
