@@ -33,18 +33,17 @@ impl WeightSizes {
     /// Adds up what the model's layers use; layers for multi-token prediction are not loaded.
     pub fn of(checkpoint: &Checkpoint, config: &ModelConfig) -> Self {
         let mut sizes = Self { all_f32: true, ..Self::default() };
-        for name in checkpoint.tensor_names() {
-            if layer_of(name).is_some_and(|layer| layer >= config.num_hidden_layers) {
+        for tensor in checkpoint.entries() {
+            if layer_of(tensor.name).is_some_and(|layer| layer >= config.num_hidden_layers) {
                 continue;
             }
-            let Some(tensor) = checkpoint.tensor(name) else { continue };
-            let bytes = tensor.bytes.len() as u64;
-            if name.contains(".mlp.experts.") {
+            let bytes = tensor.bytes as u64;
+            if tensor.name.contains(".mlp.experts.") {
                 sizes.expert_bytes = sizes.expert_bytes.saturating_add(bytes);
             } else {
                 sizes.trunk_bytes = sizes.trunk_bytes.saturating_add(bytes);
             }
-            sizes.all_f32 &= tensor.dtype == DType::F32;
+            sizes.all_f32 &= tensor.storage.dtype() == Some(DType::F32);
         }
         sizes
     }

@@ -108,6 +108,7 @@ impl Worker {
         while self.take_inbox() {
             self.end_cancelled();
             if self.scheduler.n_running() + self.scheduler.n_waiting() == 0 {
+                self.publish_stats();
                 continue;
             }
             let before = Instant::now();
@@ -227,6 +228,7 @@ impl Worker {
 
     fn step(&mut self, start: Instant) {
         self.scheduler.schedule(self.pace.budget(), &mut self.batch.chunks);
+        lock(&self.shared.inbox).waiting = self.scheduler.n_waiting();
         if self.batch.chunks.is_empty() {
             // Cannot happen: the cache holds at least one context. Waiting for it to pass would be an endless loop.
             for id in 0..self.jobs.len() {

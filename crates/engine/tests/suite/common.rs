@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
 use levain_engine::{Engine, EngineConfig, Event, FinishReason, Request, RequestHandle, TokenLogprob, Usage};
 use levain_weights::Checkpoint;
@@ -74,6 +75,8 @@ impl Answer {
 pub(crate) struct Running {
     pub(crate) handle: RequestHandle,
     events: Receiver<Event>,
+    /// Events that came while waiting for something else.
+    seen: Vec<Event>,
     n: usize,
 }
 
@@ -82,8 +85,8 @@ impl Running {
         let mut outcome = Outcome::default();
         outcome.answers.resize_with(self.n, Answer::default);
         let mut left = self.n;
-        while left > 0 {
-            match self.events.recv().expect("the sink is kept until the end") {
+        for event in self.seen.into_iter().chain(&self.events) {
+            match event {
                 Event::PromptLogprobs { start, entries } => {
                     assert_eq!(start, outcome.prompt.len());
                     outcome.prompt.extend(entries);
@@ -103,16 +106,18 @@ impl Running {
                     left -= 1;
                 }
             }
+            if left == 0 {
+                return outcome;
+            }
         }
-        outcome
+        panic!("the sink is gone before the end")
     }
 
     /// Waits for one token.
-    pub(crate) fn next_token(&self) -> Option<u32> {
-        self.events.iter().find_map(|event| match event {
-            Event::Token { id, .. } => Some(id),
-            _ => None,
-        })
+    pub(crate) fn wait_for_token(&mut self) {
+        while !matches!(self.seen.last(), Some(Event::Token { .. })) {
+            self.seen.push(self.events.recv().expect("the sink is kept until the end"));
+        }
     }
 }
 
@@ -126,9 +131,23 @@ pub(crate) fn start(engine: &Engine, prompt: &[u32], change: impl FnOnce(&mut Re
     request.logprobs = Some(3);
     change(&mut request);
     let n = request.n as usize;
-    Running { handle: engine.submit(request).unwrap(), events, n }
+    Running { handle: engine.submit(request).unwrap(), events, seen: Vec::new(), n }
 }
 
 pub(crate) fn run(engine: &Engine, prompt: &[u32], change: impl FnOnce(&mut Request)) -> Outcome {
     start(engine, prompt, change).wait()
+}
+
+/// Waits for something that another thread is about to do.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+pub(crate) fn all_free(engine: &Engine) -> bool {
+    let stats = engine.stats();
+    stats.running == 0 && stats.waiting == 0 && stats.free_blocks == stats.total_blocks
 }

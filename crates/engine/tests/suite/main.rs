@@ -1,4 +1,10 @@
 //! The engine as its users see it.
 
+#[cfg(test)]
 mod common;
+#[cfg(test)]
+mod determinism;
+#[cfg(test)]
 mod parity;
+#[cfg(test)]
+mod requests;

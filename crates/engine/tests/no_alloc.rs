@@ -1,0 +1,66 @@
+//! Between two tokens nothing is allocated.
+
+use std::alloc::System;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::mpsc::sync_channel;
+
+use levain_engine::{Engine, EngineConfig, Event, Request, SamplingParams};
+use levain_weights::Checkpoint;
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
+#[global_allocator]
+static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+#[test]
+fn decoding_allocates_nothing() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama-3.1");
+    let checkpoint = Checkpoint::open(&folder).unwrap();
+    for threads in [1, 2] {
+        let engine = Engine::load(&checkpoint, EngineConfig { threads, ..EngineConfig::default() }).unwrap();
+        let sampled = SamplingParams {
+            temperature: 0.8,
+            top_p: 0.9,
+            repetition_penalty: 1.1,
+            frequency_penalty: 0.1,
+            seed: Some(1),
+            ..SamplingParams::default()
+        };
+        let top_k =
+            SamplingParams { temperature: 0.8, top_k: 20, seed: Some(2), ..SamplingParams::default() };
+        // Four sequences at a time, first for the buffers to reach their sizes, then measured.
+        for measured in [false, true] {
+            let (done, ended) = sync_channel(8);
+            let mut handles = Vec::new();
+            for (index, sampling) in
+                [SamplingParams::default(), sampled.clone(), top_k.clone(), sampled.clone()]
+                    .into_iter()
+                    .enumerate()
+            {
+                let done = done.clone();
+                let mut before = 0;
+                let mut request = Request::new(vec![5 + index as u32; 9], move |event| {
+                    match event {
+                        // By the hundredth token all four have been taken in.
+                        Event::Token { index: 100, .. } => before = GLOBAL.stats().allocations,
+                        Event::Token { index: 399, .. } => {
+                            done.send(GLOBAL.stats().allocations - before).unwrap();
+                        }
+                        _ => {}
+                    }
+                    ControlFlow::Continue(())
+                });
+                request.sampling = sampling;
+                request.max_tokens = Some(450);
+                handles.push(engine.submit(request).unwrap());
+            }
+            for _ in 0..4 {
+                let allocations = ended.recv().unwrap();
+                assert!(
+                    !measured || allocations == 0,
+                    "{allocations} allocations in 300 tokens, {threads} threads"
+                );
+            }
+        }
+    }
+}

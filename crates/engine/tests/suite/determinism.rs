@@ -1,0 +1,165 @@
+//! The same request gives the same tokens and the same log-probabilities bit for bit, whatever goes on around it.
+
+use levain_engine::{Engine, EngineConfig, KvCacheType, Request, SamplingParams};
+use levain_kernels::DType;
+use levain_weights::{Checkpoint, convert_to_gguf};
+
+use crate::common::{Outcome, all_free, engine, eventually, fixture, ids, run, start, text};
+
+type Bits = (Vec<(u32, Option<u32>, Vec<(u32, u32)>)>, Vec<(u32, Option<u32>)>);
+
+fn bits(outcome: &Outcome) -> Bits {
+    let prompt = outcome.prompt.iter().map(|entry| (entry.id, entry.logprob.map(f32::to_bits)));
+    (outcome.answers[0].bits(), prompt.collect())
+}
+
+/// Requests that are compared: greedy and sampled, with and without what restrains sampling.
+fn wishes() -> Vec<SamplingParams> {
+    let seeded = SamplingParams { temperature: 0.9, seed: Some(7), ..SamplingParams::default() };
+    vec![
+        SamplingParams::default(),
+        seeded.clone(),
+        SamplingParams { top_p: 0.8, min_p: 0.02, repetition_penalty: 1.2, frequency_penalty: 0.5, ..seeded },
+    ]
+}
+
+fn ask(wish: &SamplingParams) -> impl Fn(&mut Request) + '_ {
+    move |request| request.sampling = wish.clone()
+}
+
+/// Others that come and go while the request runs.
+fn crowd(engine: &Engine, n: usize) -> Vec<crate::common::Running> {
+    (0..n)
+        .map(|i| {
+            start(engine, &text(100 + i as u32, 5 + 9 * i), |request| {
+                request.sampling =
+                    SamplingParams { temperature: 1.0, seed: Some(i as u64), ..SamplingParams::default() };
+                request.max_tokens = Some(6 + 3 * i as u32);
+                request.tenant = (i % 3) as u64;
+            })
+        })
+        .collect()
+}
+
+fn check(folder: &std::path::Path, prompt: &[u32], kv_dtype: KvCacheType) {
+    let config =
+        EngineConfig { kv_dtype, threads: 1, prompt_chunk_tokens: Some(512), ..EngineConfig::default() };
+    let cold = EngineConfig { prefix_cache: false, ..config.clone() };
+    let alone = engine(folder, cold.clone());
+    let in_chunks = [(2, 1), (1, 5), (2, 32)].map(|(threads, chunk)| {
+        engine(folder, EngineConfig { threads, prompt_chunk_tokens: Some(chunk), ..cold.clone() })
+    });
+    let busy = engine(folder, EngineConfig { threads: 2, prompt_chunk_tokens: Some(23), ..config.clone() });
+    for wish in &wishes() {
+        let expected = run(&alone, prompt, ask(wish));
+        let scored = |request: &mut Request| {
+            ask(wish)(request);
+            request.prompt_logprobs = Some(0);
+        };
+        let with_scores = run(&alone, prompt, scored);
+        assert_eq!(bits(&expected).0, bits(&with_scores).0, "scoring the prompt changes nothing");
+        for engine in &in_chunks {
+            assert_eq!(bits(&run(engine, prompt, scored)), bits(&with_scores), "{:?}", engine.config());
+        }
+
+        let others = crowd(&busy, 7);
+        let outcome = run(&busy, prompt, ask(wish));
+        assert_eq!(bits(&outcome), bits(&expected), "in a batch of 8");
+        others.into_iter().for_each(|other| drop(other.wait()));
+
+        let again = run(&busy, prompt, ask(wish));
+        assert!(again.answers[0].usage.cached_tokens >= 32, "the prefix is cached");
+        assert_eq!(bits(&again), bits(&expected), "after a prefix hit");
+
+        // The answer as part of the next prompt, cold and from blocks that were filled while it was generated.
+        let mut next = prompt.to_vec();
+        next.extend(&expected.answers[0].tokens);
+        next.push(5);
+        let cold_next = run(&alone, &next, ask(wish));
+        let cached_next = run(&busy, &next, ask(wish));
+        assert!(cached_next.answers[0].usage.cached_tokens >= prompt.len() / 32 * 32);
+        assert_eq!(bits(&cached_next), bits(&cold_next), "after an answer became a prefix");
+    }
+}
+
+#[test]
+fn llama_f32() {
+    let folder = fixture("llama-3.1");
+    check(&folder, &ids(&folder, "prompt"), KvCacheType::Auto);
+}
+
+#[test]
+fn qwen2_f32_with_an_f16_cache() {
+    let folder = fixture("qwen2.5");
+    check(&folder, &ids(&folder, "prompt"), KvCacheType::F16);
+}
+
+#[test]
+fn quantised_models_with_quantised_caches() {
+    let out = tempfile::tempdir().unwrap();
+    let source = Checkpoint::open(&fixture("llama-3.1")).unwrap();
+    for (dtype, kv_dtype) in [(DType::Q8_0, KvCacheType::Auto), (DType::Q4_0, KvCacheType::Q8_0)] {
+        let path = out.path().join(format!("{}.gguf", dtype.name()));
+        convert_to_gguf(&source, &path, dtype).unwrap();
+        check(&path, &text(3, 40), kv_dtype);
+    }
+}
+
+#[test]
+fn preempted_sequences_go_on_as_if_nothing_had_been() {
+    for prefix_cache in [false, true] {
+        let roomy =
+            EngineConfig { prefix_cache, context_length: Some(128), threads: 2, ..EngineConfig::default() };
+        let tight = EngineConfig { kv_cache_tokens: Some(128), ..roomy.clone() };
+        let folder = fixture("llama-3.1");
+        let (roomy, tight) = (engine(&folder, roomy), engine(&folder, tight));
+        let ask = |i: u32| {
+            move |request: &mut Request| {
+                let seed = Some(u64::from(i));
+                request.sampling = SamplingParams { temperature: 0.8, seed, ..SamplingParams::default() };
+                request.max_tokens = Some(70);
+                request.prompt_logprobs = (i == 2).then_some(1);
+            }
+        };
+        let prompts: Vec<_> = (0..6).map(|i| text(i, 20 + 5 * i as usize)).collect();
+        let running: Vec<_> = (0..6).map(|i| start(&tight, &prompts[i as usize], ask(i))).collect();
+        for (i, outcome) in running.into_iter().map(|running| running.wait()).enumerate() {
+            let expected = run(&roomy, &prompts[i], ask(i as u32));
+            assert_eq!(bits(&outcome), bits(&expected), "sequence {i}");
+        }
+        assert!(tight.stats().preemptions > 0, "the cache was to be too small");
+        eventually("all blocks are free", || all_free(&tight));
+        assert_eq!(roomy.stats().preemptions, 0);
+    }
+}
+
+#[test]
+fn several_answers_are_what_each_would_be_alone() {
+    let folder = fixture("qwen2.5");
+    let prompt = ids(&folder, "prompt");
+    let wish = SamplingParams { temperature: 1.0, seed: Some(99), ..SamplingParams::default() };
+    let many = |max_num_seqs: usize, n: u32| {
+        let engine = engine(&folder, EngineConfig { max_num_seqs, ..EngineConfig::default() });
+        let outcome = run(&engine, &prompt, |request| {
+            ask(&wish)(request);
+            request.n = n;
+        });
+        eventually("all blocks are free", || all_free(&engine));
+        (outcome, engine.stats())
+    };
+    let (together, stats) = many(16, 5);
+    // The prompt is computed once.
+    assert_eq!(stats.prompt_rows, prompt.len() as u64);
+    // Where only two may run, the others come later and compute what is not cached again.
+    let (in_turn, _) = many(2, 5);
+    for (a, b) in together.answers.iter().zip(&in_turn.answers) {
+        assert_eq!(a.bits(), b.bits());
+    }
+    let (single, _) = many(16, 1);
+    assert_eq!(single.answers[0].bits(), together.answers[0].bits());
+    for a in 0..5 {
+        for b in a + 1..5 {
+            assert_ne!(together.answers[a].tokens, together.answers[b].tokens, "answers {a} and {b}");
+        }
+    }
+}
