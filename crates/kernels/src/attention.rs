@@ -121,7 +121,6 @@ struct Task {
 /// # Panics
 /// If a length does not fit the cache's layout, a block does not exist, a block table is too short or two
 /// sequences share a row.
-#[expect(clippy::too_many_arguments, reason = "the operation has that many inputs")]
 pub fn attention(
     pool: &Pool,
     ws: &mut AttentionWorkspace,
@@ -169,7 +168,6 @@ fn attention_on(
 ///
 /// # Panics
 /// If a length does not fit.
-#[expect(clippy::too_many_arguments, reason = "the operation has that many inputs")]
 pub fn attention_over_rows(
     pool: &Pool,
     ws: &mut AttentionWorkspace,
@@ -183,7 +181,6 @@ pub fn attention_over_rows(
     attention_over_rows_on(isa(), pool, ws, q, rows, first_position, n_heads, scale, out);
 }
 
-#[expect(clippy::too_many_arguments, reason = "the operation has that many inputs")]
 fn attention_over_rows_on(
     isa: Isa,
     pool: &Pool,

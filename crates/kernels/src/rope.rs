@@ -4,6 +4,7 @@
 //! in f64: in f32 the angle of position 100,000 would be off by several thousandths.
 
 use crate::pool::Pool;
+use crate::simd::{Kernel, Simd, dispatch};
 
 /// Which two dimensions make a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -92,36 +93,89 @@ impl RopeTable {
         if row_len == 0 {
             return;
         }
-        let _ = (pool, PARALLEL_VALUES);
-        for (row, position) in x.chunks_exact_mut(row_len).zip(positions) {
-            self.turn_row(row, head_dim, rot_offset, *position as usize);
+        let turn = |rows: &mut [f32], positions: &[u32]| {
+            for (row, position) in rows.chunks_exact_mut(row_len).zip(positions) {
+                dispatch(TurnRow { table: self, row, head_dim, rot_offset, position: *position as usize });
+            }
+        };
+        if x.len() < PARALLEL_VALUES {
+            turn(x, positions);
+            return;
         }
+        let rows = (PARALLEL_VALUES / 4).div_ceil(row_len);
+        let start = Start(x.as_mut_ptr());
+        let start = &start;
+        pool.run(positions.len().div_ceil(rows), &|task| {
+            let positions = &positions[task * rows..];
+            let positions = &positions[..positions.len().min(rows)];
+            let len = positions.len() * row_len;
+            // SAFETY: tasks take rows of their own from `x`, which is borrowed exclusively until `run` ends.
+            turn(
+                unsafe { std::slice::from_raw_parts_mut(start.0.add(task * rows * row_len), len) },
+                positions,
+            );
+        });
     }
 
+    #[inline(always)]
     fn turn_row(&self, row: &mut [f32], head_dim: usize, rot_offset: usize, position: usize) {
         let coarse = &self.coarse[position / FINE * self.pairs..][..self.pairs];
         let fine = &self.fine[position % FINE * self.pairs..][..self.pairs];
-        let mut turns = [(0.0_f32, 0.0_f32); PAIRS];
+        let (mut cosines, mut sines) = ([0.0_f32; PAIRS], [0.0_f32; PAIRS]);
         for first in (0..self.pairs).step_by(PAIRS) {
-            let turns = &mut turns[..PAIRS.min(self.pairs - first)];
-            for (turn, ((cos_a, sin_a), (cos_b, sin_b))) in
-                turns.iter_mut().zip(coarse[first..].iter().zip(&fine[first..]))
+            let n = PAIRS.min(self.pairs - first);
+            let (cosines, sines) = (&mut cosines[..n], &mut sines[..n]);
+            let angles = coarse[first..].iter().zip(&fine[first..]);
+            for ((cos, sin), ((cos_a, sin_a), (cos_b, sin_b))) in
+                cosines.iter_mut().zip(sines.iter_mut()).zip(angles)
             {
-                *turn = ((cos_a * cos_b - sin_a * sin_b) as f32, (sin_a * cos_b + cos_a * sin_b) as f32);
+                *cos = (cos_a * cos_b - sin_a * sin_b) as f32;
+                *sin = (sin_a * cos_b + cos_a * sin_b) as f32;
             }
+            let (cosines, sines) = (&*cosines, &*sines);
             for head in row.chunks_exact_mut(head_dim) {
                 let head = &mut head[rot_offset..rot_offset + self.dim()];
-                for (i, (cos, sin)) in turns.iter().enumerate() {
-                    let pair = first + i;
-                    let (a, b) = match self.style {
-                        RopeStyle::HalfSplit => (pair, pair + self.pairs),
-                        RopeStyle::Interleaved => (2 * pair, 2 * pair + 1),
-                    };
-                    let (x, y) = (head[a], head[b]);
-                    head[a] = x * cos - y * sin;
-                    head[b] = x * sin + y * cos;
+                match self.style {
+                    RopeStyle::HalfSplit => {
+                        let (low, high) = head.split_at_mut(self.pairs);
+                        let pairs = low[first..].iter_mut().zip(&mut high[first..]);
+                        for ((x, y), (cos, sin)) in pairs.zip(cosines.iter().zip(sines)) {
+                            (*x, *y) = (*x * cos - *y * sin, *x * sin + *y * cos);
+                        }
+                    }
+                    RopeStyle::Interleaved => {
+                        let pairs = head.as_chunks_mut::<2>().0[first..].iter_mut();
+                        for ([x, y], (cos, sin)) in pairs.zip(cosines.iter().zip(sines)) {
+                            (*x, *y) = (*x * cos - *y * sin, *x * sin + *y * cos);
+                        }
+                    }
                 }
             }
         }
     }
 }
+
+struct Start(*mut f32);
+// SAFETY: tasks derive disjoint rows from the pointer.
+unsafe impl Sync for Start {}
+
+/// Plain arithmetic, compiled for each instruction set.
+struct TurnRow<'a> {
+    table: &'a RopeTable,
+    row: &'a mut [f32],
+    head_dim: usize,
+    rot_offset: usize,
+    position: usize,
+}
+
+impl Kernel for TurnRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        self.table.turn_row(self.row, self.head_dim, self.rot_offset, self.position);
+    }
+}
+
+#[cfg(test)]
+mod tests;

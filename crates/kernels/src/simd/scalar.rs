@@ -151,11 +151,8 @@ impl Simd for Scalar {
 
     #[inline(always)]
     fn transpose(self, rows: &mut [Self::F; LANES]) {
-        for i in 0..LANES {
-            for j in 0..i {
-                (rows[i][j], rows[j][i]) = (rows[j][i], rows[i][j]);
-            }
-        }
+        let columns = *rows;
+        *rows = std::array::from_fn(|i| std::array::from_fn(|j| columns[j][i]));
     }
 
     #[inline(always)]
