@@ -168,8 +168,11 @@ async fn connection(
     }
     shared.metrics.connections.fetch_add(1, Ordering::Relaxed);
     let io = TokioIo::new(Patient::new(stream, limits.write_timeout));
+    // A connection that comes after shutdown was asked for gets one answer, which is a refusal.
+    let late = shared.is_draining();
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
+        .keep_alive(!late)
         .header_read_timeout(limits.header_timeout)
         .max_headers(limits.headers_max)
         .max_header_size(limits.header_bytes_max)
@@ -178,7 +181,7 @@ async fn connection(
     tokio::pin!(served);
     let outcome = tokio::select! {
         outcome = &mut served => outcome,
-        () = async { let _ = closing.wait_for(|closing| *closing).await; } => {
+        () = async { let _ = closing.wait_for(|closing| *closing).await; }, if !late => {
             served.as_mut().graceful_shutdown();
             served.await
         }
