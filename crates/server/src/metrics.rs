@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use levain_chat::{ChatEvent, CompletionEvent, ProviderLoad, Usage};
+use levain_wire::openai::ApiError;
 
 use crate::histogram::Histogram;
 
@@ -123,6 +124,7 @@ fn resident_bytes() -> Option<u64> {
 #[derive(Debug)]
 pub(crate) struct Meter {
     metrics: Arc<Metrics>,
+    request_id: String,
     started: Instant,
     first: Option<Duration>,
     tokens: u64,
@@ -131,8 +133,18 @@ pub(crate) struct Meter {
 
 impl Meter {
     /// For a request that arrived at `started`.
-    pub(crate) fn new(metrics: &Arc<Metrics>, started: Instant) -> Self {
-        Self { metrics: Arc::clone(metrics), started, first: None, tokens: 0, ended: false }
+    pub(crate) fn new(metrics: &Arc<Metrics>, request_id: &str, started: Instant) -> Self {
+        let request_id = request_id.to_owned();
+        Self { metrics: Arc::clone(metrics), request_id, started, first: None, tokens: 0, ended: false }
+    }
+
+    /// Passes a result on; an error ends the answer.
+    pub(crate) fn watch<T, E: Into<ApiError>>(&mut self, result: Result<T, E>) -> Result<T, ApiError> {
+        result.map_err(|error| {
+            let error = error.into();
+            self.end(error.code);
+            error
+        })
     }
 
     pub(crate) fn chat(&mut self, event: &ChatEvent) {
@@ -169,10 +181,10 @@ impl Meter {
     }
 
     /// The answer came to an end, good or bad.
-    pub(crate) fn end(&mut self, outcome: &'static str, request_id: &str) {
+    pub(crate) fn end(&mut self, outcome: &'static str) {
         self.ended = true;
         tracing::info!(
-            request_id,
+            request_id = self.request_id,
             outcome,
             completion_tokens = self.tokens,
             first_token_ms = self.first.map(|time| time.as_secs_f64() * 1e3),
@@ -186,7 +198,11 @@ impl Drop for Meter {
     fn drop(&mut self) {
         if !self.ended {
             self.metrics.cancelled.fetch_add(1, Ordering::Relaxed);
-            tracing::info!(ms = self.started.elapsed().as_secs_f64() * 1e3, "the client left");
+            tracing::info!(
+                request_id = self.request_id,
+                ms = self.started.elapsed().as_secs_f64() * 1e3,
+                "the client left"
+            );
         }
     }
 }

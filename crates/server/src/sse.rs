@@ -15,7 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::guard::bug;
 use crate::metrics::Meter;
 use crate::reply;
-use crate::state::{Call, Cutter, Shared, shutting_down};
+use crate::state::{Cutter, Shared, shutting_down};
 
 /// Turns events into bytes.
 pub(crate) trait Encoder {
@@ -34,7 +34,6 @@ struct Running<S, E> {
     meter: Meter,
     cutter: Cutter,
     shared: Arc<Shared>,
-    request_id: String,
     ended: bool,
     /// Held until the last byte is written or the client leaves.
     _permit: OwnedSemaphorePermit,
@@ -45,7 +44,7 @@ pub(crate) fn respond<S, E>(
     events: S,
     encoder: E,
     shared: Arc<Shared>,
-    call: &Call,
+    meter: Meter,
     permit: OwnedSemaphorePermit,
 ) -> Response
 where
@@ -53,16 +52,8 @@ where
     E: Encoder + Send + 'static,
     E::Event: Send,
 {
-    let running = Running {
-        events,
-        encoder,
-        meter: shared.meter(call),
-        cutter: shared.cutter(),
-        shared,
-        request_id: call.id.clone(),
-        ended: false,
-        _permit: permit,
-    };
+    let running =
+        Running { events, encoder, meter, cutter: shared.cutter(), shared, ended: false, _permit: permit };
     let bytes = futures::stream::unfold(running, |mut running| async move {
         let bytes = running.next().await?;
         Some((Ok::<_, Infallible>(bytes), running))
@@ -107,7 +98,7 @@ where
 
     fn end(&mut self, outcome: &'static str) {
         self.ended = true;
-        self.meter.end(outcome, &self.request_id);
+        self.meter.end(outcome);
     }
 }
 

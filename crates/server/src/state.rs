@@ -84,7 +84,7 @@ impl Shared {
     }
 
     pub(crate) fn meter(&self, call: &Call) -> Meter {
-        Meter::new(&self.metrics, call.started)
+        Meter::new(&self.metrics, &call.id, call.started)
     }
 
     /// A new id with this prefix.

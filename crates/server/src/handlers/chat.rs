@@ -26,20 +26,21 @@ pub(crate) async fn create(
     request.tenant.clone_from(&call.principal.tenant);
     let (n, logprobs) = (request.n, request.logprobs.is_some());
     let head = shared.head("chatcmpl-", &request.model);
-    let mut events = shared.provider.chat(request).await?;
+    let mut meter = shared.meter(&call);
+    let events = shared.provider.chat(request).await;
+    let mut events = meter.watch(events)?;
     if stream {
         let chunks = ChatChunks::new(head, n, logprobs, include_usage);
-        return Ok(sse::respond(events, chunks, Arc::clone(&shared), &call, permit));
+        return Ok(sse::respond(events, chunks, Arc::clone(&shared), meter, permit));
     }
-    let mut meter = shared.meter(&call);
     let mut answer = ChatCollector::new(n, logprobs);
-    let outcome = sse::collect(&mut events, &shared, |event| {
+    let collected = sse::collect(&mut events, &shared, |event| {
         meter.chat(&event);
         answer.push(event);
     })
     .await;
-    meter.end(outcome.as_ref().map_or_else(|error| error.code, |()| "done"), &call.id);
-    outcome?;
+    meter.watch(collected)?;
+    meter.end("done");
     Ok(reply::json(answer.to_json(&head)))
 }
 

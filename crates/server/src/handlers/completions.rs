@@ -33,27 +33,28 @@ pub(crate) async fn create(
         tokens_as_ids,
     };
     let head = shared.head("cmpl-", &first.model);
+    let mut meter = shared.meter(&call);
     // All prompts run side by side; if one is refused, the others are dropped unread.
     let mut streams = Vec::with_capacity(requests.len());
     for (prompt, mut request) in (0u32..).zip(requests) {
         request.tenant.clone_from(&call.principal.tenant);
-        let events = shared.provider.complete(request).await?;
+        let events = shared.provider.complete(request).await;
+        let events = meter.watch(events)?;
         streams.push(events.map(move |event| event.map(|event| (prompt, event))));
     }
     let mut events = futures::stream::select_all(streams);
     if stream {
         let chunks = CompletionChunks::new(head, shape, include_usage);
-        return Ok(sse::respond(events, chunks, Arc::clone(&shared), &call, permit));
+        return Ok(sse::respond(events, chunks, Arc::clone(&shared), meter, permit));
     }
-    let mut meter = shared.meter(&call);
     let mut answer = CompletionCollector::new(shape);
-    let outcome = sse::collect(&mut events, &shared, |(prompt, event)| {
+    let collected = sse::collect(&mut events, &shared, |(prompt, event)| {
         meter.completion(&event);
         answer.push(prompt, event);
     })
     .await;
-    meter.end(outcome.as_ref().map_or_else(|error| error.code, |()| "done"), &call.id);
-    outcome?;
+    meter.watch(collected)?;
+    meter.end("done");
     Ok(reply::json(answer.to_json(&head)))
 }
 

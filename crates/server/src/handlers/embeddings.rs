@@ -27,9 +27,9 @@ pub(crate) async fn create(
     let mut meter = shared.meter(&call);
     let mut embeddings = Vec::new();
     let answer = Box::pin(futures::stream::once(shared.provider.embed(request)));
-    let outcome = sse::collect(answer, &shared, |all| embeddings = all).await;
+    let collected = sse::collect(answer, &shared, |all| embeddings = all).await;
+    meter.watch(collected)?;
     meter.prompt(embeddings.iter().map(|embedding| embedding.tokens).sum());
-    meter.end(outcome.as_ref().map_or_else(|error| error.code, |()| "done"), &call.id);
-    outcome?;
+    meter.end("done");
     Ok(reply::json(embeddings_json(&model, &embeddings, format)))
 }

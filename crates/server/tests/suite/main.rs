@@ -13,4 +13,6 @@ mod fuzz;
 #[cfg(test)]
 mod leave;
 #[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod shutdown;
