@@ -1,0 +1,13 @@
+//! Conversations to prompts, by the template that comes with a model.
+
+mod date;
+mod environment;
+mod guard;
+mod json;
+mod methods;
+mod python;
+mod source;
+mod template;
+
+pub use date::Date;
+pub use template::{ChatInput, ChatTemplate, RenderedChat};

@@ -1,0 +1,342 @@
+//! A chat template and what it renders.
+
+use std::{error::Error as _, io, sync::Arc};
+
+use minijinja::{Environment, ErrorKind, Value as JinjaValue, context};
+use serde_json::Value;
+
+use super::{
+    date::Date,
+    environment::{self, Raised},
+    guard::{self, Guard},
+    source,
+};
+use crate::{
+    error::{Result, TokenizerError},
+    tokenizer::{SpecialTokens, Tokenizer},
+};
+
+/// Bytes of a template's source.
+const SOURCE_BYTES_MAX: usize = 1 << 20;
+/// Steps that every rendering may take; one is an instruction or 64 bytes of text.
+const FUEL_FREE: u64 = 200_000;
+/// Further steps for each value of the input.
+const FUEL_PER_VALUE: u64 = 1_000;
+/// Bytes of output that every rendering may have, and how many more for each byte of input.
+const OUTPUT_BYTES_FREE: usize = 1 << 20;
+const OUTPUT_PER_INPUT_BYTE: usize = 4;
+/// Variables that only the template's surroundings set.
+const RESERVED: &[&str] = &[
+    "messages",
+    "tools",
+    "add_generation_prompt",
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "pad_token",
+    "raise_exception",
+    "strftime_now",
+    "namespace",
+    "range",
+    "dict",
+];
+const NAME: &str = "chat_template";
+
+/// A conversation to be rendered, in the form that Hugging Face's `apply_chat_template` takes.
+#[derive(Debug, Clone, Default)]
+pub struct ChatInput {
+    /// A list of `{"role": …, "content": …}`.
+    pub messages: Value,
+    /// A list of `{"type": "function", "function": {…}}`.
+    pub tools: Option<Value>,
+    /// Whether the prompt ends with the beginning of an answer.
+    pub add_generation_prompt: bool,
+    /// What `strftime_now` prints. Without it the function is not defined, and templates use their own default.
+    pub date: Option<Date>,
+    /// Further variables, such as `enable_thinking`.
+    pub kwargs: serde_json::Map<String, Value>,
+}
+
+/// A compiled chat template.
+pub struct ChatTemplate {
+    env: Environment<'static>,
+    source: String,
+    literals: Vec<String>,
+    variables: Vec<(&'static str, String)>,
+    guard: Arc<Guard>,
+}
+
+impl ChatTemplate {
+    /// Compiles a template with the texts of the tokens that begin and end a text. It knows no other control tokens:
+    /// [`Tokenizer::chat_template`] makes one whose prompts can be tokenized.
+    ///
+    /// # Errors
+    /// If it is no valid template.
+    pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self> {
+        let control = [bos, eos].iter().filter(|t| !t.is_empty()).map(|t| (*t).to_owned()).collect();
+        Self::compile(source, vec![("bos_token", bos.to_owned()), ("eos_token", eos.to_owned())], control)
+    }
+
+    fn compile(original: &str, variables: Vec<(&'static str, String)>, control: Vec<String>) -> Result<Self> {
+        if original.len() > SOURCE_BYTES_MAX {
+            return Err(TokenizerError::TooLarge {
+                part: "a chat template (bytes)".into(),
+                found: original.len() as u64,
+                limit: SOURCE_BYTES_MAX as u64,
+            });
+        }
+        if original.chars().any(guard::is_reserved) {
+            return Err(TokenizerError::TemplateSyntax {
+                problem: "it holds characters from U+10F000 to U+10F7FF, which stand for others here".into(),
+            });
+        }
+        let mut env = environment::environment()
+            .map_err(|error| TokenizerError::TemplateSyntax { problem: describe(&error) })?;
+        env.add_template_owned(NAME, source::without_generation_blocks(original))
+            .map_err(|error| TokenizerError::TemplateSyntax { problem: describe(&error) })?;
+        let literals = source::string_literals(original);
+        let guard = Arc::new(Guard::new(control, &literals)?);
+        Ok(Self { env, source: original.to_owned(), literals, variables, guard })
+    }
+
+    /// The same template for a model with these control tokens besides.
+    ///
+    /// # Errors
+    /// If they can't be told apart from text.
+    pub fn guarding(mut self, control: impl IntoIterator<Item = String>) -> Result<Self> {
+        let mut all: Vec<String> =
+            self.variables.iter().map(|(_, text)| text.clone()).filter(|t| !t.is_empty()).collect();
+        all.extend(control);
+        all.sort();
+        all.dedup();
+        self.guard = Arc::new(Guard::new(all, &self.literals)?);
+        Ok(self)
+    }
+
+    /// The source as given.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether the source speaks of `name`: a sign that the template can use a variable such as `tools`.
+    pub fn mentions(&self, name: &str) -> bool {
+        self.source.contains(name)
+    }
+
+    /// Renders a conversation.
+    ///
+    /// # Errors
+    /// If the template refuses it by `raise_exception`, fails, or does more work than a conversation of this size
+    /// can need.
+    pub fn render(&self, input: &ChatInput) -> Result<RenderedChat> {
+        let mut size = Size::default();
+        let protect = |value: &Value| self.guard.protect_value(value, false, 0);
+        size.add(&input.messages);
+        let messages = protect(&input.messages)?;
+        let tools = match &input.tools {
+            Some(tools) => {
+                size.add(tools);
+                protect(tools)?
+            }
+            None => JinjaValue::from(()),
+        };
+        let mut further = Vec::with_capacity(input.kwargs.len());
+        for (name, value) in &input.kwargs {
+            if RESERVED.contains(&name.as_str()) {
+                return Err(TokenizerError::TemplateFailed {
+                    problem: format!("{name:?} can't be set as a template variable"),
+                });
+            }
+            size.add(value);
+            further.push((name.clone(), protect(value)?));
+        }
+        let given = |name: &str| further.iter().any(|(known, _)| known == name);
+        if !given("documents") {
+            further.push(("documents".to_owned(), JinjaValue::from(())));
+        }
+        for (name, text) in &self.variables {
+            further.push(((*name).to_owned(), JinjaValue::from(text.as_str())));
+        }
+        if let Some(date) = input.date {
+            let print = move |format: &str| {
+                date.format(format).ok_or_else(|| {
+                    minijinja::Error::new(ErrorKind::InvalidOperation, "strftime_now knows no such format")
+                })
+            };
+            further.push(("strftime_now".to_owned(), JinjaValue::from_function(print)));
+        }
+        let variables = context! {
+            messages, tools, add_generation_prompt => input.add_generation_prompt,
+            ..JinjaValue::from_pairs(further)
+        };
+        let mut env = self.env.clone();
+        env.set_fuel(Some(FUEL_FREE + size.values.saturating_mul(FUEL_PER_VALUE).saturating_add(size.bytes)));
+        let mut out = Limited {
+            bytes: Vec::new(),
+            limit: (size.bytes as usize)
+                .saturating_mul(OUTPUT_PER_INPUT_BYTE)
+                .saturating_add(OUTPUT_BYTES_FREE),
+            passed: false,
+        };
+        let rendered =
+            env.get_template(NAME).and_then(|t| t.render_captured_to(variables, &mut out).map(|_| ()));
+        if out.passed {
+            return Err(TokenizerError::TemplateLimit {
+                problem: format!("writes more than {} bytes for this conversation", out.limit),
+            });
+        }
+        rendered.map_err(|error| failure(&error))?;
+        let guarded = String::from_utf8(out.bytes)
+            .map_err(|error| TokenizerError::TemplateFailed { problem: error.to_string() })?;
+        Ok(RenderedChat { text: self.guard.restore(&guarded), guarded, guard: Arc::clone(&self.guard) })
+    }
+}
+
+/// How large an input is.
+#[derive(Default)]
+struct Size {
+    values: u64,
+    bytes: u64,
+}
+
+impl Size {
+    fn add(&mut self, value: &Value) {
+        // Not recursive: the depth of the input has not been looked at yet.
+        let mut open = vec![value];
+        while let Some(value) = open.pop() {
+            self.values += 1;
+            match value {
+                Value::String(text) => self.bytes += text.len() as u64,
+                Value::Array(items) => open.extend(items),
+                Value::Object(fields) => {
+                    self.bytes += fields.keys().map(|k| k.len() as u64).sum::<u64>();
+                    open.extend(fields.values());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A buffer that refuses to grow beyond its limit.
+struct Limited {
+    bytes: Vec<u8>,
+    limit: usize,
+    passed: bool,
+}
+
+impl io::Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > self.limit {
+            self.passed = true;
+            return Err(io::Error::other("the output is too long"));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The error with its place and causes, in one line.
+fn describe(error: &minijinja::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+fn failure(error: &minijinja::Error) -> TokenizerError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let mut out_of_fuel = false;
+    while let Some(inner) = cause {
+        if let Some(Raised(message)) = inner.downcast_ref::<Raised>() {
+            return TokenizerError::TemplateRaised { message: message.clone() };
+        }
+        if let Some(inner) = inner.downcast_ref::<minijinja::Error>() {
+            out_of_fuel |= inner.kind() == ErrorKind::OutOfFuel;
+        }
+        cause = inner.source();
+    }
+    if out_of_fuel {
+        TokenizerError::TemplateLimit { problem: "does more work than this conversation can need".into() }
+    } else {
+        TokenizerError::TemplateFailed { problem: describe(error) }
+    }
+}
+
+/// A rendered conversation, which still knows what was written by the template and what came from outside.
+#[derive(Clone)]
+pub struct RenderedChat {
+    text: String,
+    guarded: String,
+    guard: Arc<Guard>,
+}
+
+impl RenderedChat {
+    /// The prompt as text. Reading it back with control tokens parsed is unsafe: use [`Tokenizer::encode_prompt`].
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl std::fmt::Debug for RenderedChat {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_tuple("RenderedChat").field(&self.text).finish()
+    }
+}
+
+impl Tokenizer {
+    /// Compiles a chat template for this tokenizer; without a source the one from its files.
+    ///
+    /// # Errors
+    /// If it is no valid template, or if there is none.
+    pub fn chat_template(&self, source: Option<&str>) -> Result<ChatTemplate> {
+        let Some(source) = source.or(self.chat_template_source()) else {
+            return Err(TokenizerError::TemplateSyntax {
+                problem: "the model's files have no chat template".into(),
+            });
+        };
+        let text = |id: Option<u32>| id.and_then(|id| self.token_text(id)).map(str::to_owned);
+        let mut variables =
+            vec![("bos_token", self.bos_text().to_owned()), ("eos_token", self.eos_text().to_owned())];
+        variables.extend(text(self.unk_id()).map(|t| ("unk_token", t)));
+        variables.extend(text(self.pad_id()).map(|t| ("pad_token", t)));
+        let control: Vec<String> = self.control_texts().map(str::to_owned).collect();
+        ChatTemplate::compile(source, variables, Vec::new())?.guarding(control)
+    }
+
+    /// The tokens of a rendered conversation: the template's control tokens become tokens, what came from outside never
+    /// does. Nothing is put around it: templates write the token that begins a text themselves.
+    ///
+    /// # Errors
+    /// If the template was not compiled for this tokenizer, or if the vocabulary can't spell the text.
+    pub fn encode_prompt(&self, prompt: &RenderedChat) -> Result<Vec<u32>> {
+        if let Some(missing) = self.control_texts().find(|text| !prompt.guard.covers(text)) {
+            return Err(TokenizerError::Unguarded { missing: missing.to_owned() });
+        }
+        let mut out = Vec::with_capacity(prompt.text.len() / 3 + 8);
+        let mut at_start = true;
+        for fragment in self.control_fragments(&prompt.guarded) {
+            match fragment {
+                crate::added::Fragment::Token { id } => {
+                    out.push(id);
+                    at_start = self.restart_after_token;
+                }
+                crate::added::Fragment::Text { start, end } => {
+                    let run = prompt.guard.restore(prompt.guarded.get(start..end).unwrap_or_default());
+                    self.encode_run(&run, SpecialTokens::AsText, &mut at_start, &mut out)?;
+                }
+            }
+        }
+        Ok(out)
+    }
+}
