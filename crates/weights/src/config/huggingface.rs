@@ -30,6 +30,8 @@ pub(crate) fn from_json(file: &Path, bytes: &[u8]) -> Result<ModelConfig, Weight
         Some(mla) => mla.qk_nope_head_dim.saturating_add(mla.qk_rope_head_dim),
         None => match f.usize("head_dim")? {
             Some(dim) => dim,
+            // Validation names the field.
+            None if heads == 0 => 0,
             None if hidden_size.checked_rem(heads) == Some(0) => hidden_size.checked_div(heads).unwrap_or(0),
             None => {
                 let other = "num_attention_heads";

@@ -47,6 +47,8 @@ pub(crate) fn model_config(meta: &GgufMetadata, facts: TensorFacts<'_>) -> Resul
         Some(mla) => mla.qk_nope_head_dim.saturating_add(mla.qk_rope_head_dim),
         None => match k.optional_usize("attention.key_length")? {
             Some(dim) => dim,
+            // Validation names the field.
+            None if heads == 0 => 0,
             None if hidden_size.checked_rem(heads) == Some(0) => hidden_size.checked_div(heads).unwrap_or(0),
             None => {
                 let other = "attention.head_count";

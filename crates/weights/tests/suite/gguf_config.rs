@@ -1,0 +1,206 @@
+//! The model description from GGUF metadata.
+
+use std::path::Path;
+
+use levain_kernels::{DType, RopeStyle};
+use levain_weights::{
+    Checkpoint, GgufWriter, MetadataValue, ModelConfig, ModelType, RopeScaling, ScoringFunc, TensorData,
+    TopkMethod,
+};
+
+type Keys = Vec<(&'static str, MetadataValue)>;
+
+fn llama() -> Keys {
+    vec![
+        ("block_count", 2u32.into()),
+        ("context_length", 128u32.into()),
+        ("embedding_length", 32u32.into()),
+        ("feed_forward_length", 64u32.into()),
+        ("attention.head_count", 4u32.into()),
+        ("attention.head_count_kv", 2u32.into()),
+        ("attention.layer_norm_rms_epsilon", 1e-5f32.into()),
+        ("rope.dimension_count", 8u32.into()),
+    ]
+}
+
+fn deepseek() -> Keys {
+    let mut keys = llama();
+    keys.retain(|(key, _)| *key != "attention.head_count_kv");
+    keys.extend([
+        ("attention.kv_lora_rank", 16u32.into()),
+        ("attention.key_length", 24u32.into()),
+        ("attention.value_length", 12u32.into()),
+        ("expert_count", 8u32.into()),
+        ("expert_used_count", 2u32.into()),
+        ("expert_shared_count", 1u32.into()),
+        ("expert_feed_forward_length", 16u32.into()),
+        ("leading_dense_block_count", 1u32.into()),
+        ("expert_weights_scale", 2.5f32.into()),
+        ("expert_weights_norm", true.into()),
+    ]);
+    keys
+}
+
+fn open(arch: &str, keys: &Keys, tensors: &[(&str, usize)]) -> Result<ModelConfig, String> {
+    let mut writer = GgufWriter::new(arch);
+    for (key, value) in keys {
+        let key = if key.starts_with("tokenizer.") { (*key).to_owned() } else { format!("{arch}.{key}") };
+        writer.set(&key, value.clone());
+    }
+    let floats = |n: usize| TensorData::from_floats(vec![1.0; n]);
+    writer.tensor("token_embd.weight", DType::F32, &[50, 32], floats(50 * 32));
+    for &(name, len) in tensors {
+        writer.tensor(name, DType::F32, &[len], floats(len));
+    }
+    let mut bytes = Vec::new();
+    writer.write_to(Path::new("m.gguf"), &mut bytes).map_err(|e| e.to_string())?;
+    let checkpoint = Checkpoint::from_bytes(Path::new("m.gguf"), bytes).map_err(|e| e.to_string())?;
+    checkpoint.config().map_err(|e| e.to_string())
+}
+
+fn set(mut keys: Keys, changes: &[(&'static str, MetadataValue)]) -> Keys {
+    for (key, value) in changes {
+        keys.retain(|(known, _)| known != key);
+        keys.push((key, value.clone()));
+    }
+    keys
+}
+
+#[test]
+fn llama_and_qwen2_differ_in_rope_style_and_bias() {
+    let llama_config = open("llama", &llama(), &[("output.weight", 4)]).unwrap();
+    assert_eq!(llama_config.model_type, ModelType::Llama);
+    assert_eq!(llama_config.rope.style, RopeStyle::Interleaved);
+    assert_eq!(llama_config.vocab_size, 50);
+    assert!(!llama_config.tie_word_embeddings && !llama_config.attention_bias);
+    let qwen = open("qwen2", &llama(), &[("blk.0.attn_q.bias", 32)]).unwrap();
+    assert_eq!(qwen.rope.style, RopeStyle::HalfSplit);
+    assert!(qwen.tie_word_embeddings && qwen.attention_bias);
+}
+
+#[test]
+fn rope_scaling_is_read_in_all_forms() {
+    let scaling = |changes: &[(&'static str, MetadataValue)], tensors: &[(&str, usize)]| {
+        open("llama", &set(llama(), changes), tensors).map(|config| config.rope.scaling)
+    };
+    assert_eq!(scaling(&[], &[]), Ok(RopeScaling::None));
+    assert_eq!(scaling(&[("rope.scaling.type", "none".into())], &[]), Ok(RopeScaling::None));
+    let linear = Ok(RopeScaling::Linear { factor: 4.0 });
+    assert_eq!(scaling(&[("rope.scale_linear", 4f32.into())], &[]), linear);
+    let keys = [("rope.scaling.type", "linear".into()), ("rope.scaling.factor", 4f32.into())];
+    assert_eq!(scaling(&keys, &[]), linear);
+    let factors = Ok(RopeScaling::FreqFactors(vec![1.0; 4]));
+    assert_eq!(scaling(&[], &[("rope_freqs.weight", 4)]), factors);
+    assert!(scaling(&[], &[("rope_freqs.weight", 3)]).unwrap_err().contains("rope_freqs.weight"));
+    let both = scaling(&keys, &[("rope_freqs.weight", 4)]).unwrap_err();
+    assert!(both.contains("frequency factors and scaling"), "{both}");
+    let keys = [
+        ("rope.scaling.type", "yarn".into()),
+        ("rope.scaling.factor", 4f32.into()),
+        ("rope.scaling.original_context_length", 32u32.into()),
+    ];
+    let yarn = scaling(&keys, &[]).unwrap();
+    assert!((yarn.attention_factor() - (0.1 * 4f64.ln() + 1.0)).abs() < 1e-12);
+    let odd = scaling(&[("rope.scaling.type", "longrope".into())], &[]).unwrap_err();
+    assert!(odd.contains("llama.rope.scaling.type: is \"longrope\""), "{odd}");
+}
+
+#[test]
+fn old_and_new_deepseek_files_describe_the_same_model() {
+    let old = open("deepseek2", &deepseek(), &[]).unwrap();
+    assert_eq!(old.model_type, ModelType::DeepseekV2);
+    let mla = old.mla.clone().unwrap();
+    assert_eq!((mla.qk_nope_head_dim, mla.qk_rope_head_dim, mla.v_head_dim), (16, 8, 12));
+    let moe = old.moe.clone().unwrap();
+    assert_eq!((moe.scoring_func, moe.topk_method), (ScoringFunc::Softmax, TopkMethod::Greedy));
+    let changes = [
+        ("attention.head_count_kv", 1u32.into()),
+        ("attention.key_length", 24u32.into()),
+        ("attention.value_length", 16u32.into()),
+        ("attention.key_length_mla", 24u32.into()),
+        ("attention.value_length_mla", 12u32.into()),
+    ];
+    assert_eq!(open("deepseek2", &set(deepseek(), &changes), &[]).unwrap(), old);
+}
+
+#[test]
+fn deepseek_yarn_keeps_cosine_and_scales_softmax() {
+    let changes = [
+        ("rope.scaling.type", "yarn".into()),
+        ("rope.scaling.factor", 40f32.into()),
+        ("rope.scaling.original_context_length", 4096u32.into()),
+        ("rope.scaling.yarn_log_multiplier", 0.0707f32.into()),
+    ];
+    let scaling = open("deepseek2", &set(deepseek(), &changes), &[]).unwrap().rope.scaling;
+    assert_eq!(scaling.attention_factor(), 1.0);
+    assert!((scaling.softmax_factor() - 1.589_626).abs() < 1e-5);
+}
+
+#[test]
+fn files_without_groups_are_those_of_the_published_models() {
+    let experts = |count: u32, gating: u32| {
+        let changes = [("expert_count", count.into()), ("expert_gating_func", gating.into())];
+        let moe = open("deepseek2", &set(deepseek(), &changes), &[]).unwrap().moe.unwrap();
+        (moe.n_group, moe.topk_group, moe.topk_method)
+    };
+    assert_eq!(experts(256, 2), (8, 4, TopkMethod::NoauxTc));
+    assert_eq!(experts(160, 1), (8, 3, TopkMethod::GroupLimitedGreedy));
+    assert_eq!(experts(64, 1), (1, 1, TopkMethod::Greedy));
+}
+
+#[test]
+fn prediction_layers_are_counted_among_the_blocks() {
+    let changes = [("block_count", 5u32.into()), ("nextn_predict_layers", 1u32.into())];
+    let config = open("deepseek2", &set(deepseek(), &changes), &[]).unwrap();
+    assert_eq!((config.num_hidden_layers, config.num_nextn_predict_layers), (4, 1));
+}
+
+#[test]
+fn impossible_metadata_are_refused_by_key() {
+    let refused = |arch: &str, keys: Keys, words: &str| {
+        let error = open(arch, &keys, &[]).unwrap_err();
+        assert!(error.starts_with("m.gguf: ") && error.contains(words), "{error}");
+    };
+    refused("mamba", llama(), "general.architecture: is \"mamba\"");
+    let l = |key, value| set(llama(), &[(key, value)]);
+    refused("llama", l("attention.head_count", 0u32.into()), "llama.attention.head_count: is 0");
+    refused("llama", l("attention.head_count", 5u32.into()), "embedding_length: is 32");
+    refused("llama", l("attention.head_count_kv", 3u32.into()), "llama.attention.head_count: is 4");
+    let nan = l("attention.layer_norm_rms_epsilon", f32::NAN.into());
+    refused("llama", nan, "llama.attention.layer_norm_rms_epsilon: is NaN");
+    refused("llama", l("block_count", "2".into()), "llama.block_count (at byte");
+    refused("llama", l("block_count", MetadataValue::I32(-2)), "llama.block_count");
+    refused("llama", l("block_count", MetadataValue::U64(u64::MAX)), "llama.block_count: is");
+    refused("llama", l("rope.dimension_count", 7u32.into()), "llama.rope.dimension_count: is 7");
+    refused("llama", l("rope.dimension_count", 64u32.into()), "llama.rope.dimension_count: is 64");
+    refused("llama", l("expert_count", 8u32.into()), "a mixture of experts");
+    refused("llama", l("attention.sliding_window", 64u32.into()), "llama.attention.sliding_window");
+    refused("llama", l("rope.freq_base", f32::INFINITY.into()), "llama.rope.freq_base: is inf");
+    refused("llama", l("tokenizer.ggml.eos_token_id", 50u32.into()), "tokenizer.ggml.eos_token_id: is 50");
+    refused("llama", l("context_length", 0u32.into()), "llama.context_length: is 0");
+    let mut keys = llama();
+    keys.remove(0);
+    refused("llama", keys, "llama.block_count: is missing");
+    let d = |key, value| set(deepseek(), &[(key, value)]);
+    refused("deepseek2", d("expert_gating_func", 3u32.into()), "deepseek2.expert_gating_func: is \"3\"");
+    refused("deepseek2", d("expert_group_count", 2u32.into()), "expert_group_used_count: is missing");
+    refused("deepseek2", d("attention.key_length", 8u32.into()), "more than the 8 rotated dimensions");
+    refused("deepseek2", d("expert_used_count", 9u32.into()), "deepseek2.expert_used_count: is 9");
+}
+
+#[test]
+fn recommended_sampling_is_read() {
+    let mut writer = GgufWriter::new("llama");
+    writer.set("general.sampling.temp", 0.6f32);
+    writer.set("general.sampling.top_k", MetadataValue::I32(20));
+    writer.set("tokenizer.ggml.eos_token_id", 2u32);
+    writer.set("tokenizer.ggml.eot_token_id", 7u32);
+    let mut bytes = Vec::new();
+    writer.write_to(Path::new("m.gguf"), &mut bytes).unwrap();
+    let checkpoint = Checkpoint::from_bytes(Path::new("m.gguf"), bytes).unwrap();
+    let defaults = checkpoint.generation_defaults().unwrap();
+    assert_eq!((defaults.temperature, defaults.top_k), (Some(0.6), Some(20)));
+    assert_eq!(defaults.eos_token_ids, [2, 7]);
+    let error = checkpoint.config().unwrap_err().to_string();
+    assert!(error.contains("a vocabulary but no weights"), "{error}");
+}
