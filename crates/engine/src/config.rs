@@ -1,6 +1,7 @@
 //! How an engine is set up.
 
 use crate::error::EngineError;
+use crate::spec::DRAFT_TOKENS_MAX;
 
 /// What the KV cache's numbers are stored as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -14,6 +15,16 @@ pub enum KvCacheType {
     F16,
     /// 1.0625 bytes a value.
     Q8_0,
+}
+
+/// Where drafts for speculative decoding come from. It turns itself off while it does not pay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Speculation {
+    /// One token a step.
+    #[default]
+    Off,
+    /// What followed the same few tokens earlier in the text (prompt lookup).
+    PromptLookup,
 }
 
 /// How an engine is set up. The default suits a machine of its own.
@@ -39,6 +50,10 @@ pub struct EngineConfig {
     pub kv_dtype: KvCacheType,
     /// The most bytes of memory to use, if less than what is free.
     pub memory_limit: Option<u64>,
+    /// Whether and how tokens are drafted ahead. Answers do not depend on it.
+    pub speculation: Speculation,
+    /// Tokens drafted for each step, at most 8. `None` measures and chooses, and stops where drafts do not pay.
+    pub draft_tokens: Option<usize>,
     /// Whether sequences reuse what was computed for others with the same beginning and tenant.
     pub prefix_cache: bool,
 }
@@ -58,6 +73,8 @@ impl Default for EngineConfig {
             kv_cache_tokens: None,
             kv_dtype: KvCacheType::Auto,
             memory_limit: None,
+            speculation: Speculation::Off,
+            draft_tokens: None,
             prefix_cache: true,
         }
     }
@@ -84,6 +101,9 @@ impl EngineConfig {
         check("max_num_batched_tokens", rows, rows > seqs && rows <= 4096, expected)?;
         if let Some(chunk) = self.prompt_chunk_tokens {
             check("prompt_chunk_tokens", chunk, chunk >= 1, "at least 1")?;
+        }
+        if let Some(drafted) = self.draft_tokens {
+            check("draft_tokens", drafted, (1..=DRAFT_TOKENS_MAX).contains(&drafted), "from 1 to 8")?;
         }
         let queued = self.max_queued_requests;
         check("max_queued_requests", queued, (1..=65_536).contains(&queued), "from 1 to 65536")?;

@@ -96,7 +96,9 @@ impl Engine {
         let cancelled = Arc::new(AtomicBool::new(false));
         let injector = request.injector.clone().unwrap_or_default();
         let context_length = self.inner.plan.context_length;
-        let submission = Submission::new(request, injector.clone(), Arc::clone(&cancelled), context_length);
+        let speculation = self.inner.config.speculation;
+        let flag = Arc::clone(&cancelled);
+        let submission = Submission::new(request, injector.clone(), flag, context_length, speculation);
         let limit = self.inner.config.max_queued_requests;
         let mut inbox = lock(&self.inner.shared.inbox);
         if inbox.shutdown.is_some() || inbox.closed {

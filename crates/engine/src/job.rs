@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::config::Speculation;
 use crate::error::EngineError;
 use crate::plan::BLOCK_LEN;
 use crate::request::{
@@ -15,6 +16,7 @@ use crate::request::{
 };
 use crate::sampling::SamplingParams;
 use crate::sequence::{Sequence, SequenceId, SequenceStatus};
+use crate::spec::Drafts;
 
 /// A request as it lies in the inbox: everything that takes time has been done on the caller's thread.
 #[derive(Debug)]
@@ -81,6 +83,7 @@ impl Submission {
         injector: Injector,
         cancelled: Arc<AtomicBool>,
         context_length: usize,
+        speculation: Speculation,
     ) -> Self {
         let prompt_len = request.prompt.len();
         let room = context_length.saturating_sub(prompt_len);
@@ -93,6 +96,9 @@ impl Submission {
             let len_max = prompt_len + max_tokens;
             let mut sequence = Sequence::new(0, answer, request.tenant, &request.prompt, len_max, BLOCK_LEN);
             sequence.may_reuse = may_reuse;
+            if generates && speculation != Speculation::Off {
+                sequence.drafts = Some(Box::new(Drafts::new(len_max)));
+            }
             if answer > 0 {
                 sequence.status = SequenceStatus::Held;
             }

@@ -19,10 +19,11 @@ mod request;
 mod sampling;
 mod scheduler;
 mod sequence;
+mod spec;
 mod stats;
 mod worker;
 
-pub use config::{CONTEXT_LENGTH_DEFAULT, EngineConfig, KvCacheType};
+pub use config::{CONTEXT_LENGTH_DEFAULT, EngineConfig, KvCacheType, Speculation};
 pub use engine::{Engine, RequestHandle, Shutdown};
 pub use error::EngineError;
 pub use memory::free_memory;

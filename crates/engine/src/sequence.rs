@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::kv::{BlockHash, PrefixHasher};
+use crate::spec::Drafts;
 
 /// Index of a sequence in the scheduler.
 pub(crate) type SequenceId = usize;
@@ -31,6 +32,8 @@ pub(crate) struct Sequence {
     /// Prompt and answer. Room for the longest answer is reserved when it is made.
     pub(crate) tokens: Vec<u32>,
     pub(crate) prompt_len: usize,
+    /// Tokens it may grow to.
+    pub(crate) len_max: usize,
     /// Tokens whose keys and values are in the cache. It chases `tokens.len()`.
     pub(crate) num_computed: usize,
     /// Block table: block i holds positions `i * block_len ..`.
@@ -41,6 +44,8 @@ pub(crate) struct Sequence {
     pub(crate) cached_tokens: usize,
     /// From then on it takes its own text from the cache too, which is nobody's merit.
     pub(crate) was_preempted: bool,
+    /// Where it may be speculated on.
+    pub(crate) drafts: Option<Box<Drafts>>,
     chain: HashChain,
 }
 
@@ -65,12 +70,14 @@ impl Sequence {
             tenant,
             status: SequenceStatus::Waiting,
             prompt_len: prompt.len(),
+            len_max,
             tokens,
             num_computed: 0,
             blocks: Vec::with_capacity(blocks_max),
             may_reuse: true,
             cached_tokens: 0,
             was_preempted: false,
+            drafts: None,
             chain,
         }
     }
@@ -92,6 +99,11 @@ impl Sequence {
     pub(crate) fn push(&mut self, token: u32, block_len: usize) {
         self.tokens.push(token);
         self.chain.extend(&self.tokens, block_len);
+    }
+
+    /// Tokens drafted for the step that is being made.
+    pub(crate) fn drafted(&self) -> &[u32] {
+        self.drafts.as_ref().map_or(&[], |drafts| &drafts.tokens)
     }
 
     /// Hashes of its full blocks, first to last.
@@ -126,4 +138,13 @@ impl HashChain {
 pub(crate) struct Chunk {
     pub(crate) sequence: SequenceId,
     pub(crate) positions: Range<usize>,
+    /// Drafted tokens behind them that the step verifies.
+    pub(crate) drafted: usize,
+}
+
+impl Chunk {
+    /// Rows of the step.
+    pub(crate) fn rows(&self) -> usize {
+        self.positions.len() + self.drafted
+    }
 }

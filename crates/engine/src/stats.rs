@@ -38,6 +38,10 @@ pub struct EngineStats {
     pub cached_tokens: u64,
     /// Tokens generated so far.
     pub generated_tokens: u64,
+    /// Tokens drafted by speculation so far.
+    pub drafted_tokens: u64,
+    /// Those of them that were accepted.
+    pub accepted_tokens: u64,
     /// Sequences sent back into the queue for want of blocks so far.
     pub preemptions: u64,
     /// The last step.

@@ -7,6 +7,8 @@
 
 mod queue;
 
+use std::ops::Range;
+
 use crate::kv::BlockPool;
 use crate::sequence::{Chunk, Sequence, SequenceId, SequenceStatus};
 use queue::TenantQueues;
@@ -66,6 +68,15 @@ impl Scheduler {
 
     pub(crate) fn n_running(&self) -> usize {
         self.running.len()
+    }
+
+    /// Calls `f` for each sequence that takes part.
+    pub(crate) fn for_each_running(&mut self, mut f: impl FnMut(&mut Sequence)) {
+        for &id in &self.running {
+            if let Some(sequence) = self.sequences.get_mut(id).and_then(Option::as_mut) {
+                f(sequence);
+            }
+        }
     }
 
     pub(crate) fn n_waiting(&self) -> usize {
@@ -167,7 +178,8 @@ impl Scheduler {
         self.admit();
         let beside = !chunks.is_empty();
         let rows = if beside { budget.prompt_rows_beside_answers } else { budget.prompt_rows_alone };
-        let rows = rows.min(budget.rows.saturating_sub(chunks.len()));
+        let used: usize = chunks.iter().map(Chunk::rows).sum();
+        let rows = rows.min(budget.rows.saturating_sub(used));
         self.schedule_prompts(rows, chunks);
         // Prompts may stand in each other's way when answers have taken the blocks they counted on.
         while chunks.is_empty() && self.running.len() > 1 {
@@ -177,11 +189,11 @@ impl Scheduler {
         }
     }
 
-    /// Notes that a chunk is computed, and gives the blocks it filled their names.
-    pub(crate) fn commit(&mut self, chunk: &Chunk) {
-        let Some(sequence) = self.sequences.get_mut(chunk.sequence).and_then(Option::as_mut) else { return };
-        let filled = chunk.positions.start / self.block_len..chunk.positions.end / self.block_len;
-        sequence.num_computed = chunk.positions.end;
+    /// Notes that positions of a sequence are computed, and gives the blocks it filled their names.
+    pub(crate) fn commit(&mut self, id: SequenceId, positions: Range<usize>) {
+        let Some(sequence) = self.sequences.get_mut(id).and_then(Option::as_mut) else { return };
+        let filled = positions.start / self.block_len..positions.end / self.block_len;
+        sequence.num_computed = positions.end;
         if self.reuse_prefixes {
             for index in filled {
                 self.pool.name(sequence.blocks[index], sequence.hashes()[index]);
@@ -194,10 +206,10 @@ impl Scheduler {
         self.pool.forget_all();
     }
 
-    /// One row for each running sequence that lacks just one.
+    /// One row for each running sequence that lacks just one, and rows for its drafted tokens where there is room.
     fn schedule_answers(&mut self, rows: usize, chunks: &mut Vec<Chunk>) {
-        let mut index = 0;
-        while index < self.running.len() && chunks.len() < rows {
+        let (mut index, mut used) = (0, 0);
+        while index < self.running.len() && used < rows {
             let id = self.running[index];
             let Some((computed, len)) = self.get(id).map(|s| (s.num_computed, s.tokens.len())) else { break };
             if len - computed == 1 {
@@ -209,7 +221,13 @@ impl Scheduler {
                     // It was the last one itself and is back in the queue.
                     break;
                 }
-                chunks.push(Chunk { sequence: id, positions: computed..len });
+                // Drafts take only what nobody else needs.
+                let others = self.running.len() - index - 1;
+                let room = rows.saturating_sub(used + 1 + others);
+                let drafted = self.get(id).map_or(0, |s| s.drafted().len()).min(room);
+                let drafted = self.reserve(id, len + drafted) - len;
+                used += 1 + drafted;
+                chunks.push(Chunk { sequence: id, positions: computed..len, drafted });
             }
             index += 1;
         }
@@ -252,7 +270,7 @@ impl Scheduler {
             let end = self.reserve(id, len.min(computed + share));
             if end > computed {
                 rows_left -= end - computed;
-                chunks.push(Chunk { sequence: id, positions: computed..end });
+                chunks.push(Chunk { sequence: id, positions: computed..end, drafted: 0 });
             }
         }
         self.rotation = if n == 0 { 0 } else { (self.rotation + 1) % n };

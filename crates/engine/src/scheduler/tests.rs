@@ -76,7 +76,7 @@ proptest! {
                 cache.compute(sequence, chunk);
             }
             for chunk in &chunks {
-                scheduler.commit(chunk);
+                scheduler.commit(chunk.sequence, chunk.positions.clone());
                 let sequence = scheduler.get_mut(chunk.sequence).unwrap();
                 if sequence.remaining() == 0 {
                     // The next token is a function of the text so far, as a model's would be.
@@ -101,7 +101,7 @@ fn answers_come_before_prompts_and_prompts_share_what_is_left() {
     let answering = scheduler.add(sequence(0, 0, &[1, 2, 3], 50));
     let mut chunks = Vec::new();
     scheduler.schedule(WIDE, &mut chunks);
-    scheduler.commit(&chunks[0]);
+    scheduler.commit(chunks[0].sequence, chunks[0].positions.clone());
     scheduler.get_mut(answering).unwrap().push(9, BLOCK_LEN);
     let long: Vec<u32> = (0..90).collect();
     let short: Vec<u32> = (50..56).collect();
@@ -109,7 +109,7 @@ fn answers_come_before_prompts_and_prompts_share_what_is_left() {
     let short = scheduler.add(sequence(2, 0, &short, 100));
     let budget = StepBudget { prompt_rows_beside_answers: 20, ..WIDE };
     scheduler.schedule(budget, &mut chunks);
-    assert_eq!(chunks[0], Chunk { sequence: answering, positions: 3..4 });
+    assert_eq!(chunks[0], Chunk { sequence: answering, positions: 3..4, drafted: 0 });
     let rows = |id| chunks.iter().filter(|c| c.sequence == id).map(|c| c.positions.len()).sum::<usize>();
     // The short prompt is not held up by the long one, and the budget is used up or the prompts are.
     assert_eq!(rows(short), 6);
@@ -124,7 +124,7 @@ fn a_second_prompt_uses_the_first_ones_blocks() {
     let first = scheduler.add(sequence(0, 5, &prompt, 50));
     let mut chunks = Vec::new();
     scheduler.schedule(WIDE, &mut chunks);
-    scheduler.commit(&chunks[0]);
+    scheduler.commit(chunks[0].sequence, chunks[0].positions.clone());
     scheduler.get_mut(first).unwrap().push(1, BLOCK_LEN);
     let same = scheduler.add(sequence(1, 5, &prompt, 50));
     let other_tenant = scheduler.add(sequence(2, 6, &prompt, 50));
@@ -154,7 +154,7 @@ fn forks_share_the_prompt_and_copy_the_rest() {
     let mut chunks = Vec::new();
     scheduler.schedule(WIDE, &mut chunks);
     assert_eq!(chunks.len(), 1);
-    scheduler.commit(&chunks[0]);
+    scheduler.commit(chunks[0].sequence, chunks[0].positions.clone());
     let forks: Vec<_> = held.iter().map(|&id| scheduler.fork(leader, id)).collect();
     let last = scheduler.get(leader).unwrap().blocks[2];
     let copies: Vec<_> = forks.iter().take(2).map(|fork| fork.as_ref().unwrap().copy.unwrap()).collect();

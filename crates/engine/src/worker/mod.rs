@@ -10,7 +10,7 @@ use std::time::Instant;
 use levain_kernels::{KvCache, SeqRows};
 
 use crate::arch::Model;
-use crate::config::EngineConfig;
+use crate::config::{EngineConfig, Speculation};
 use crate::engine::{Shared, Shutdown, lock};
 use crate::error::EngineError;
 use crate::job::{Job, Submission, panic_message};
@@ -20,6 +20,7 @@ use crate::request::FinishReason;
 use crate::sampling::{Sampler, TokenMask};
 use crate::scheduler::Scheduler;
 use crate::sequence::{Chunk, JobId, SequenceId, SequenceStatus};
+use crate::spec::{DRAFT_TOKENS_MAX, StepTimes};
 use crate::stats::{EngineStats, StepStats};
 use output::Output;
 use pace::Pace;
@@ -34,6 +35,10 @@ pub(crate) struct Worker {
     sampling: Sampling,
     batch: Batch,
     pace: Pace,
+    speculates: bool,
+    draft_tokens: Option<usize>,
+    /// How long steps take with and without drafts, by the number of sequences.
+    step_times: [StepTimes; BATCH_CLASSES],
     stats: EngineStats,
 }
 
@@ -99,6 +104,9 @@ impl Worker {
             },
             batch,
             pace: Pace::new(rows, config.prompt_chunk_tokens),
+            speculates: config.speculation != Speculation::Off,
+            draft_tokens: config.draft_tokens,
+            step_times: Default::default(),
             stats,
             model,
         }
@@ -227,6 +235,7 @@ impl Worker {
     }
 
     fn step(&mut self, start: Instant) {
+        self.draft();
         self.scheduler.schedule(self.pace.budget(), &mut self.batch.chunks);
         lock(&self.shared.inbox).waiting = self.scheduler.n_waiting();
         if self.batch.chunks.is_empty() {
@@ -240,14 +249,17 @@ impl Worker {
         self.forward(start);
         let computed = Instant::now();
         let mut step = StepStats::default();
+        let mut drafted = 0;
         for chunk in &self.batch.chunks {
             let is_answer = chunk.positions.len() == 1
                 && self.scheduler.get(chunk.sequence).is_some_and(|s| chunk.positions.start >= s.prompt_len);
             let rows = if is_answer { &mut step.answer_rows } else { &mut step.prompt_rows };
-            *rows += chunk.positions.len();
-            self.scheduler.commit(chunk);
+            *rows += chunk.rows();
+            drafted += chunk.drafted;
+            self.scheduler.commit(chunk.sequence, chunk.positions.clone());
         }
         self.outputs();
+        self.note_drafts();
         let end = Instant::now();
         step.forward_time = computed.saturating_duration_since(start);
         step.output_time = end.saturating_duration_since(computed);
@@ -255,7 +267,12 @@ impl Worker {
         self.stats.steps += 1;
         self.stats.prompt_rows += step.prompt_rows as u64;
         self.stats.answer_rows += step.answer_rows as u64;
+        self.stats.drafted_tokens += drafted as u64;
         self.stats.last_step = step;
+        if step.prompt_rows == 0 && self.speculates {
+            let times = &mut self.step_times[batch_class(self.batch.chunks.len())];
+            times.note(drafted, end.saturating_duration_since(start).as_secs_f64());
+        }
     }
 
     /// Computes the rows of the chosen chunks.
@@ -270,11 +287,12 @@ impl Worker {
             if let Some(job) = self.jobs.get_mut(sequence.job).and_then(Option::as_mut) {
                 job.note_started(sequence.answer, now);
             }
-            let n_rows = chunk.positions.len();
+            let n_rows = chunk.rows();
             let (first_row, first_position) = (tokens.len(), chunk.positions.start);
             rows.push(SeqRows { block_table: &sequence.blocks, first_row, n_rows, first_position });
             tokens.extend_from_slice(&sequence.tokens[chunk.positions.clone()]);
-            for position in chunk.positions.clone() {
+            tokens.extend_from_slice(&sequence.drafted()[..chunk.drafted]);
+            for position in chunk.positions.start..chunk.positions.end + chunk.drafted {
                 positions.push(position as u32);
                 slots.push(
                     sequence.blocks[position / BLOCK_LEN] * BLOCK_LEN as u32 + (position % BLOCK_LEN) as u32,
@@ -284,6 +302,49 @@ impl Worker {
         let batch = ForwardBatch { tokens, positions, slots, sequences: &rows };
         self.model.forward(&batch, &mut self.kv);
         *sequences = recycle(rows);
+    }
+
+    /// Drafts tokens for the sequences whose next step may verify some.
+    fn draft(&mut self) {
+        if !self.speculates {
+            return;
+        }
+        let fixed = self.draft_tokens;
+        let times = &self.step_times[batch_class(self.scheduler.n_running())];
+        self.scheduler.for_each_running(|sequence| {
+            let generating = sequence.remaining() == 1 && sequence.tokens.len() > sequence.prompt_len;
+            let room = sequence.len_max.saturating_sub(sequence.tokens.len() + 1).min(DRAFT_TOKENS_MAX);
+            let Some(drafts) = sequence.drafts.as_deref_mut().filter(|_| generating && room > 0) else {
+                return;
+            };
+            let count = match fixed {
+                Some(fixed) => fixed.min(room),
+                None => drafts.policy.length(times, room),
+            };
+            if count > 0 {
+                drafts.ngram.draft(&sequence.tokens, count, &mut drafts.tokens);
+            }
+        });
+    }
+
+    /// Learns from what became of the step's drafts, and forgets them.
+    fn note_drafts(&mut self) {
+        if !self.speculates {
+            return;
+        }
+        for chunk in &self.batch.chunks {
+            let Some(sequence) = self.scheduler.get_mut(chunk.sequence) else { continue };
+            let Some(drafts) = sequence.drafts.as_deref_mut() else { continue };
+            if chunk.drafted > 0 {
+                drafts.policy.note(chunk.drafted, drafts.accepted);
+            }
+        }
+        self.scheduler.for_each_running(|sequence| {
+            if let Some(drafts) = sequence.drafts.as_deref_mut() {
+                drafts.tokens.clear();
+                drafts.accepted = 0;
+            }
+        });
     }
 
     fn publish_stats(&mut self) {
@@ -297,6 +358,13 @@ impl Worker {
         lock(&self.shared.inbox).waiting = self.stats.waiting;
         *lock(&self.shared.stats) = self.stats;
     }
+}
+
+/// Numbers of sequences whose step times are kept apart; larger batches count as the largest.
+const BATCH_CLASSES: usize = 8;
+
+fn batch_class(sequences: usize) -> usize {
+    sequences.clamp(1, BATCH_CLASSES) - 1
 }
 
 /// An empty list with another lifetime and, as the standard library collects in place, the same memory.

@@ -24,6 +24,8 @@ enum Purpose {
     Score,
     /// To choose the next token.
     Sample,
+    /// To choose the token after a drafted one, if that was right.
+    Verify,
 }
 
 /// A chosen token.
@@ -47,6 +49,7 @@ impl Worker {
                 match output.purpose {
                     Purpose::Score => self.score(output, row),
                     Purpose::Sample => self.sample(output, row, &mut batch.sharing),
+                    Purpose::Verify => self.verify(output, row, &mut batch.sharing),
                 }
             }
         }
@@ -62,7 +65,7 @@ impl Worker {
         batch.outputs.clear();
         let mut first_row = 0;
         for chunk in &batch.chunks {
-            let rows = first_row..first_row + chunk.positions.len();
+            let rows = first_row..first_row + chunk.rows();
             first_row = rows.end;
             let Some(sequence) = self.scheduler.get(chunk.sequence) else { continue };
             let Some(job) = self.jobs.get_mut(sequence.job).and_then(Option::as_mut) else { continue };
@@ -92,7 +95,12 @@ impl Worker {
                 }
             }
             if reached && job.wish.max_tokens > 0 {
-                batch.outputs.push(output(rows.end - 1, chunk.positions.end - 1, Purpose::Sample));
+                let last = rows.start + chunk.positions.len() - 1;
+                batch.outputs.push(output(last, chunk.positions.end - 1, Purpose::Sample));
+                for draft in 0..chunk.drafted {
+                    let position = chunk.positions.end + draft;
+                    batch.outputs.push(output(last + 1 + draft, position, Purpose::Verify));
+                }
             }
         }
     }
@@ -141,6 +149,23 @@ impl Worker {
                 Err(reason) => self.finish(id, reason),
             }
         }
+    }
+
+    /// Goes on from a drafted token where it is the token that was chosen in its place.
+    fn verify(&mut self, output: &Output, row: &mut [f32], sharing: &mut Vec<SequenceId>) {
+        let position = output.position;
+        let Some(sequence) = self.scheduler.get_mut(output.sequence) else { return };
+        let chosen = sequence.tokens.get(position).copied();
+        let Some(drafts) = sequence.drafts.as_deref_mut() else { return };
+        let right = chosen.is_some() && drafts.tokens.get(drafts.accepted).copied() == chosen;
+        // A wrong draft makes the rows behind it worthless: the sequence does not reach their positions.
+        if !right || sequence.num_computed != position {
+            return;
+        }
+        drafts.accepted += 1;
+        self.stats.accepted_tokens += 1;
+        self.scheduler.commit(output.sequence, position..position + 1);
+        self.sample(output, row, sharing);
     }
 
     fn wants_logprobs(&self, id: SequenceId) -> bool {

@@ -8,3 +8,5 @@ mod determinism;
 mod parity;
 #[cfg(test)]
 mod requests;
+#[cfg(test)]
+mod speculation;
