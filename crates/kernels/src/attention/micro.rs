@@ -51,8 +51,7 @@ pub(super) struct Scores<'a> {
 
 impl Scores<'_> {
     /// # Safety
-    /// The pointers must be good for the shapes their fields state, and `scores` for whole blocks of four
-    /// groups.
+    /// The pointers must be good for the shapes their fields state.
     #[inline(always)]
     pub(super) unsafe fn run<S: Simd>(self, s: S) {
         match self.format {
@@ -87,13 +86,20 @@ impl Scores<'_> {
 
     #[inline(always)]
     fn by_groups<S: Simd, const FORMAT: u8, const ROWS: usize, const GROUPS: usize>(self, s: S) {
-        for (index, groups) in self.keys.chunks(GROUPS).enumerate() {
-            // A short last chunk repeats its last group; what that yields is beyond the valid scores.
-            let mut keys = [groups[groups.len() - 1]; GROUPS];
-            keys[..groups.len()].copy_from_slice(groups);
-            // SAFETY: the room for whole chunks was promised to `run`.
+        let whole = self.keys.chunks_exact(GROUPS);
+        let rest = whole.remainder();
+        let Self { q, k_dim, .. } = self;
+        for (index, groups) in whole.enumerate() {
+            let mut keys = [std::ptr::null(); GROUPS];
+            keys.copy_from_slice(groups);
+            // SAFETY: a row has room for the scores of all groups.
             let scores = unsafe { self.scores.add(index * GROUPS * LANES) };
-            s.enter(ScoreTile::<FORMAT, ROWS, GROUPS> { q: self.q, k_dim: self.k_dim, keys, scores });
+            s.enter(ScoreTile::<FORMAT, ROWS, GROUPS> { q, k_dim, keys, scores });
+        }
+        for (index, group) in rest.iter().enumerate() {
+            // SAFETY: as above.
+            let scores = unsafe { self.scores.add((self.keys.len() - rest.len() + index) * LANES) };
+            s.enter(ScoreTile::<FORMAT, ROWS, 1> { q, k_dim, keys: [*group], scores });
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Where keys and values come from, and their conversion into panels of f32 where that pays.
 
-use super::micro::{F16, F32, Q8};
-use crate::kv::layout::{Geometry, Q8_LEN};
+use super::micro::{F16, F32, Q8, vector_bytes};
+use crate::kv::layout::{Geometry, Q8_LEN, widen_at};
 use crate::kv::{KvCache, KvDType};
 use crate::simd::{LANES, Simd};
 
@@ -29,12 +29,7 @@ pub(super) struct Shape {
 impl Shape {
     pub(super) fn of_cache(kv: &KvCache) -> Self {
         let geometry = kv.geometry();
-        let format = match geometry.dtype {
-            KvDType::F32 => F32,
-            KvDType::F16 => F16,
-            KvDType::Q8_0 => Q8,
-        };
-        let tiled = (!geometry.values_in_keys).then_some(format);
+        let tiled = (!geometry.values_in_keys).then_some(format_of(geometry.dtype));
         Self {
             n_kv_heads: kv.layout().n_kv_heads,
             k_dim: geometry.k_dim,
@@ -115,39 +110,33 @@ impl Source<'_> {
     }
 
     /// Writes the keys of `n` positions from `first`, a multiple of 16, as f32 groups
-    /// `[n / 16][k_dim][16 positions]`. Lanes beyond the last position hold anything.
+    /// `[n / 16][k_dim][16 positions]`. Lanes beyond the last position hold zero or what the cache holds.
     #[inline(always)]
     pub(super) fn keys_to_panel<S: Simd>(&self, s: S, head: usize, first: usize, n: usize, to: &mut [f32]) {
-        match *self {
-            Self::Cache { kv, .. } => {
-                let geometry = kv.geometry();
-                let groups = to.chunks_exact_mut(geometry.k_dim * LANES);
-                for (group, start) in groups.zip((first..first + n).step_by(LANES)) {
-                    if geometry.values_in_keys {
-                        let rows = (first + n - start).min(LANES);
-                        turn(s, geometry.k_dim, rows, group, |row, d, to| {
-                            let (tile, place) = self.tile(head, start + row);
-                            row_values(s, geometry, tile, place, d, to);
-                        });
-                    } else {
-                        let from = self.key_group(head, start).cast::<u16>();
-                        for (d, lanes) in group.chunks_exact_mut(LANES).enumerate() {
-                            // SAFETY: panels are made of tiles in F16 only (F32 is read in place, Q8_0 has its
-                            // own product), whose groups hold `k_dim` vectors of sixteen.
-                            s.store_slice(lanes, unsafe { s.load_f16(from.add(d * LANES)) });
-                        }
+        let k_dim = self.dims().0;
+        let groups = to.chunks_exact_mut(k_dim * LANES);
+        for (group, start) in groups.zip((first..first + n).step_by(LANES)) {
+            if self.geometry().is_some_and(|geometry| !geometry.values_in_keys) {
+                let from = self.key_group(head, start).cast::<u16>();
+                for (d, lanes) in group.chunks_exact_mut(LANES).enumerate() {
+                    // SAFETY: panels are made of tiles in F16 only (F32 is read in place, Q8_0 has its own
+                    // product), whose groups hold `k_dim` vectors of sixteen.
+                    s.store_slice(lanes, unsafe { s.load_f16(from.add(d * LANES)) });
+                }
+                continue;
+            }
+            let rows: [_; LANES] =
+                std::array::from_fn(|row| (start + row < first + n).then(|| self.key_row(head, start + row)));
+            for (index, to) in group.chunks_mut(LANES * LANES).enumerate() {
+                let mut block = [s.splat(0.0); LANES];
+                for (vector, row) in block.iter_mut().zip(&rows) {
+                    if let Some(row) = row {
+                        *vector = row.load(s, index * LANES);
                     }
                 }
-            }
-            Self::Rows { k, k_dim, n_heads, .. } => {
-                let groups = to.chunks_exact_mut(k_dim * LANES);
-                for (group, start) in groups.zip((first..first + n).step_by(LANES)) {
-                    let rows = (first + n - start).min(LANES);
-                    turn(s, k_dim, rows, group, |row, d, to| {
-                        let from = &k[((start + row) * n_heads + head) * k_dim..][..k_dim][d..];
-                        let n = from.len().min(LANES);
-                        to[..n].copy_from_slice(&from[..n]);
-                    });
+                s.transpose(&mut block);
+                for (to, vector) in to.chunks_exact_mut(LANES).zip(block) {
+                    s.store_slice(to, vector);
                 }
             }
         }
@@ -164,92 +153,133 @@ impl Source<'_> {
         to: &mut [f32],
         stride: usize,
     ) {
-        let v_dim = match *self {
-            Self::Cache { kv, .. } => kv.geometry().v_dim,
-            Self::Rows { v_dim, .. } => v_dim,
-        };
-        for (slice, to) in to.chunks_exact_mut(stride * LANES).enumerate().take(v_dim.div_ceil(LANES)) {
-            let d = slice * LANES;
-            for (position, to) in to.chunks_exact_mut(LANES).enumerate().take(n) {
-                match *self {
-                    Self::Cache { kv, .. } => {
-                        let geometry = kv.geometry();
-                        let (tile, place) = self.tile(head, first + position);
-                        if geometry.values_in_keys {
-                            row_values(s, geometry, tile, place, d, to);
-                        } else {
-                            tile_values(s, geometry, tile, place, slice, to);
-                        }
-                    }
-                    Self::Rows { v, v_dim, n_heads, .. } => {
-                        let from = &v[((first + position) * n_heads + head) * v_dim..][..v_dim][d..];
-                        let n = from.len().min(LANES);
-                        to[..n].copy_from_slice(&from[..n]);
-                        to[n..].fill(0.0);
-                    }
+        let slices = self.dims().1.div_ceil(LANES);
+        for position in 0..n {
+            let row = self.value_row(head, first + position);
+            for slice in 0..slices {
+                let at = (slice * stride + position) * LANES;
+                s.store_slice(&mut to[at..at + LANES], row.load(s, slice * LANES));
+            }
+        }
+    }
+
+    fn dims(&self) -> (usize, usize) {
+        match self {
+            Self::Cache { kv, .. } => (kv.geometry().k_dim, kv.geometry().v_dim),
+            Self::Rows { k_dim, v_dim, .. } => (*k_dim, *v_dim),
+        }
+    }
+
+    /// The key at `position`, of sources whose keys are rows.
+    #[inline(always)]
+    fn key_row(&self, head: usize, position: usize) -> Row<'_> {
+        match *self {
+            Self::Cache { kv, .. } => {
+                let geometry = kv.geometry();
+                let (tile, place) = self.tile(head, position);
+                latent_row(geometry, tile, place, geometry.k_dim)
+            }
+            Self::Rows { k, k_dim, n_heads, .. } => {
+                Row::plain(&k[(position * n_heads + head) * k_dim..][..k_dim])
+            }
+        }
+    }
+
+    /// The value at `position`.
+    #[inline(always)]
+    fn value_row(&self, head: usize, position: usize) -> Row<'_> {
+        match *self {
+            Self::Cache { kv, .. } => {
+                let geometry = kv.geometry();
+                let (tile, place) = self.tile(head, position);
+                if geometry.values_in_keys {
+                    return latent_row(geometry, tile, place, geometry.v_dim);
+                }
+                let step = geometry.v_unit_bytes / geometry.block_len;
+                Row {
+                    format: format_of(geometry.dtype),
+                    data: &tile[geometry.v_start + place * step..geometry.v_scales],
+                    stride: geometry.v_unit_bytes,
+                    scales: tile.get(geometry.v_scales + place * 2..).unwrap_or_default(),
+                    scale_stride: geometry.block_len * 2,
+                    len: geometry.v_dim.next_multiple_of(LANES),
                 }
             }
-        }
-    }
-}
-
-/// Sixteen values of one position in a tile.
-#[inline(always)]
-fn tile_values<S: Simd>(s: S, geometry: &Geometry, tile: &[u8], place: usize, slice: usize, to: &mut [f32]) {
-    let from = &tile[geometry.v_start + slice * geometry.v_unit_bytes..][..geometry.v_unit_bytes];
-    let at = place * (geometry.v_unit_bytes / geometry.block_len);
-    let from = &from[at..][..geometry.v_unit_bytes / geometry.block_len];
-    // SAFETY: the slice holds sixteen values of the cache's format.
-    let values = unsafe {
-        match geometry.dtype {
-            KvDType::F32 => s.load(from.as_ptr().cast()),
-            KvDType::F16 => s.load_f16(from.as_ptr().cast()),
-            KvDType::Q8_0 => {
-                let scale = geometry.value_scale(tile, place, slice * LANES);
-                s.mul(s.load_i8(from.as_ptr().cast()), s.splat(scale))
+            Self::Rows { v, v_dim, n_heads, .. } => {
+                Row::plain(&v[(position * n_heads + head) * v_dim..][..v_dim])
             }
         }
-    };
-    s.store_slice(to, values);
+    }
 }
 
-/// Up to sixteen values of a latent row from dimension `d` on, zero beyond its end.
-#[inline(always)]
-fn row_values<S: Simd>(s: S, geometry: &Geometry, tile: &[u8], place: usize, d: usize, to: &mut [f32]) {
-    if d + LANES > geometry.k_dim {
-        for (j, to) in to[..LANES].iter_mut().enumerate() {
-            *to = if d + j < geometry.k_dim { geometry.key_value(tile, place, d + j) } else { 0.0 };
-        }
-        return;
+fn format_of(dtype: KvDType) -> u8 {
+    match dtype {
+        KvDType::F32 => F32,
+        KvDType::F16 => F16,
+        KvDType::Q8_0 => Q8,
     }
+}
+
+#[inline(always)]
+fn latent_row<'a>(geometry: &Geometry, tile: &'a [u8], place: usize, len: usize) -> Row<'a> {
     let row = &tile[place * geometry.k_unit_bytes..][..geometry.k_unit_bytes];
-    // SAFETY: sixteen values from `d` on lie within the row.
-    let values = unsafe {
-        match geometry.dtype {
-            KvDType::F32 => s.load(row[d * 4..][..LANES * 4].as_ptr().cast()),
-            KvDType::F16 => s.load_f16(row[d * 2..][..LANES * 2].as_ptr().cast()),
-            KvDType::Q8_0 => {
-                let scale = geometry.row_scale(row, d);
-                s.mul(s.load_i8(row[d..][..LANES].as_ptr().cast()), s.splat(scale))
-            }
-        }
-    };
-    s.store_slice(to, values);
+    let format = format_of(geometry.dtype);
+    let (data, scales) = if format == Q8 { row.split_at(geometry.k_data) } else { row.split_at(row.len()) };
+    // Q8_0 is padded to whole vectors, so all of them can be loaded.
+    let len = if format == Q8 { len.next_multiple_of(LANES) } else { len };
+    Row { format, data, stride: vector_bytes(format), scales, scale_stride: 2, len }
 }
 
-/// Turns sixteen rows of `dim` values, read sixteen at a time by `read(row, d, to)`, into `[dim][16 rows]`.
-#[inline(always)]
-fn turn<S: Simd>(s: S, dim: usize, rows: usize, to: &mut [f32], read: impl Fn(usize, usize, &mut [f32])) {
-    for d in (0..dim).step_by(LANES) {
-        let mut block = [s.splat(0.0); LANES];
-        let mut lanes = [0.0; LANES];
-        for (row, vector) in block.iter_mut().enumerate().take(rows) {
-            read(row, d, &mut lanes);
-            *vector = s.load_slice(&lanes, 0.0);
+/// The numbers of one position, sixteen at a time.
+struct Row<'a> {
+    format: u8,
+    data: &'a [u8],
+    /// From sixteen values to the next.
+    stride: usize,
+    scales: &'a [u8],
+    /// From a scale to the next.
+    scale_stride: usize,
+    /// How many there are.
+    len: usize,
+}
+
+impl<'a> Row<'a> {
+    fn plain(values: &'a [f32]) -> Self {
+        // SAFETY: f32 may be read as bytes.
+        let data = unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) };
+        Self { format: F32, data, stride: LANES * 4, scales: &[], scale_stride: 0, len: values.len() }
+    }
+
+    /// Sixteen values from dimension `d` on, zero beyond the end.
+    #[inline(always)]
+    fn load<S: Simd>(&self, s: S, d: usize) -> S::F {
+        let bytes = vector_bytes(self.format);
+        let from = &self.data[d / LANES * self.stride..];
+        if d + LANES > self.len {
+            // Only plain rows and latent ones in F32 and F16 end within a vector.
+            let n = self.len - d;
+            let mut copy = [0_u8; LANES * 4];
+            copy[..n * bytes / LANES].copy_from_slice(&from[..n * bytes / LANES]);
+            // SAFETY: the copy holds sixteen values of either format.
+            return unsafe {
+                if self.format == F16 {
+                    s.load_f16(copy.as_ptr().cast())
+                } else {
+                    s.load(copy.as_ptr().cast())
+                }
+            };
         }
-        s.transpose(&mut block);
-        for (to, vector) in to[d * LANES..].chunks_exact_mut(LANES).zip(block) {
-            s.store_slice(to, vector);
+        let from = from[..bytes].as_ptr();
+        // SAFETY: the slice holds sixteen values of the format.
+        unsafe {
+            match self.format {
+                F32 => s.load(from.cast()),
+                F16 => s.load_f16(from.cast()),
+                _ => {
+                    let scale = widen_at(self.scales, d / Q8_LEN * self.scale_stride);
+                    s.mul(s.load_i8(from.cast()), s.splat(scale))
+                }
+            }
         }
     }
 }

@@ -300,11 +300,10 @@ fn one_chunk<S: Simd>(s: S, call: &Call<'_>, tile: &Tile<'_>, chunk: usize, scra
     mix_chunk(s, call, tile, base, n, &seen, scratch);
 }
 
-/// Positions per panel for a head dimension: a power of two that divides a chunk, and four groups at least
-/// because scores are written four groups at a time.
+/// Positions per panel for a head dimension: a power of two, so that panels divide a chunk.
 fn panel_positions(dim: usize) -> usize {
     let mut positions = CHUNK;
-    while positions > 4 * LANES && positions * dim * size_of::<f32>() > PANEL_BYTES {
+    while positions > 2 * LANES && positions * dim * size_of::<f32>() > PANEL_BYTES {
         positions /= 2;
     }
     positions
@@ -352,7 +351,7 @@ fn score_chunk<S: Simd>(
             for (first, rows) in register_tiles(tile.rows, S::WIDE) {
                 let visible = seen(first + rows - 1).saturating_sub(at).div_ceil(LANES).min(keys.len());
                 let keys = &keys[..visible];
-                // SAFETY: a row of scores has room for a whole chunk, and chunks are whole fours of groups.
+                // SAFETY: a row of scores has room for a whole chunk.
                 let scores = unsafe { scores.add(first * SCORE_STRIDE + at) };
                 // SAFETY: keys point to whole groups of the format, and the queries were packed for these
                 // very register tiles.
@@ -476,22 +475,28 @@ fn mix_chunk<S: Simd>(
             };
             // SAFETY: the segments hold `len` positions of all slices in the format stated.
             unsafe { mix.run(s) };
-            // Rows further down the diagonal see a few positions more. They get them one by one, since even
-            // a weight of zero would let another row's NaN in.
-            for r in (first..first + rows).filter(|r| reach(*r) > common) {
-                // SAFETY: as above, for one row.
-                unsafe {
-                    Mix {
-                        weights: weights.add(r * SCORE_STRIDE + start),
-                        rows: 1,
-                        from: common,
-                        to: reach(r),
-                        sums: sums.add(r * row_len),
-                        resume: true,
-                        ..mix
+            // Rows further down the diagonal see a few positions more. They get them apart, since even a
+            // weight of zero would let another row's NaN in.
+            let mut r = first;
+            while r < first + rows {
+                let alike = (r..first + rows).take_while(|other| reach(*other) == reach(r)).count();
+                let n = tile_rows(alike, S::WIDE);
+                if reach(r) > common {
+                    // SAFETY: as above, for some of the rows.
+                    unsafe {
+                        Mix {
+                            weights: weights.add(r * SCORE_STRIDE + start),
+                            rows: n,
+                            from: common,
+                            to: reach(r),
+                            sums: sums.add(r * row_len),
+                            resume: true,
+                            ..mix
+                        }
+                        .run(s);
                     }
-                    .run(s);
                 }
+                r += n;
             }
         }
     }
