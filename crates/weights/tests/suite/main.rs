@@ -10,6 +10,7 @@
 
 mod config;
 mod convert;
+mod corpus;
 mod gguf_config;
 mod open;
 mod reference;
