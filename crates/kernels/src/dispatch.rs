@@ -63,7 +63,13 @@ impl CpuFeatures {
     /// The best set of kernels that these features allow.
     #[must_use]
     pub fn best_isa(&self) -> Isa {
-        [Isa::Avx512, Isa::Avx2].into_iter().find(|isa| self.missing(*isa).is_empty()).unwrap_or(Isa::Scalar)
+        // Asked before every kernel, so it does not go through the list of names, which allocates.
+        let avx2 = self.avx2 && self.fma && self.f16c;
+        match (avx2, self.avx512 && self.avx512_vnni) {
+            (true, true) => Isa::Avx512,
+            (true, false) => Isa::Avx2,
+            (false, _) => Isa::Scalar,
+        }
     }
 
     /// The features that `isa` needs and this processor lacks.
