@@ -3,10 +3,14 @@
 //! Rows are tokens of any sequences, in any mix; `n` is their number. Every output row depends on its own input
 //! row and on what the cache holds for its sequence, never on the other rows of the call.
 
+use std::sync::Mutex;
+
 use levain_kernels::{
     AttentionWorkspace, KvCache, Matrix, Pool, Product, RopeTable, SeqRows, Workspace, attention, gated_mlp,
     matmul, vector,
 };
+
+use crate::engine::lock;
 
 /// What a step computes: one entry a row in each of the first three.
 #[derive(Debug, Clone, Copy)]
@@ -49,18 +53,42 @@ pub(crate) struct RmsNorm {
     pub(crate) eps: f32,
 }
 
+/// Where heads lie in a row: head h begins at `h * stride`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadRows {
+    pub(crate) stride: usize,
+}
+
 /// The CPU: its threads and their scratch memory.
 #[derive(Debug)]
 pub(crate) struct Ops {
     pool: Pool,
     matmul: Workspace,
     attention: AttentionWorkspace,
+    /// One for each thread, for products that are too small to be shared among threads.
+    own: Vec<Mutex<OwnScratch>>,
+    /// Results of such products, one for each head.
+    heads: Vec<Mutex<Vec<f32>>>,
+}
+
+/// Scratch of one thread.
+#[derive(Debug)]
+struct OwnScratch {
+    matmul: Workspace,
+    x: Vec<f32>,
 }
 
 impl Ops {
     /// Scratch for calls of up to `rows_max` rows of up to `cols_max` values.
     pub(crate) fn new(pool: Pool, rows_max: usize, cols_max: usize) -> Self {
-        Self { pool, matmul: Workspace::new(rows_max, cols_max), attention: AttentionWorkspace::new() }
+        let own = || Mutex::new(OwnScratch { matmul: Workspace::new(1, 1), x: Vec::new() });
+        Self {
+            own: (0..pool.threads()).map(|_| own()).collect(),
+            heads: Vec::new(),
+            pool,
+            matmul: Workspace::new(rows_max, cols_max),
+            attention: AttentionWorkspace::new(),
+        }
     }
 
     /// `x[i] = weight[tokens[i]]`, `[n, hidden]`.
@@ -101,6 +129,51 @@ impl Ops {
     pub(crate) fn project(&mut self, weight: &Matrix, x: &[f32], n: usize, y: &mut [f32]) {
         let product = Product { w: weight, bias: None, y, add: false };
         matmul(&self.pool, &mut self.matmul, x, n, &mut [product]);
+    }
+
+    /// `y[i, h] = x[i, h] · weights[h]ᵀ` for each row i and head h: every head has a matrix of its own.
+    ///
+    /// A head's input is the first `cols` values from its place in `x`; its output goes to its place in `y`. Other
+    /// values of `y` are left alone.
+    pub(crate) fn linear_per_head(
+        &mut self,
+        weights: &[Matrix],
+        x: &[f32],
+        x_heads: HeadRows,
+        y: &mut [f32],
+        y_heads: HeadRows,
+        n: usize,
+    ) {
+        let (x_len, y_len) = (weights.len() * x_heads.stride, weights.len() * y_heads.stride);
+        self.heads.resize_with(self.heads.len().max(weights.len()), Mutex::default);
+        let (pool, own, heads) = (&self.pool, &self.own, &self.heads);
+        pool.run_on_workers(weights.len(), &|head, worker| {
+            let weight = &weights[head];
+            let mut scratch = lock(&own[worker]);
+            let OwnScratch { matmul: workspace, x: gathered } = &mut *scratch;
+            let cols = weight.cols();
+            gathered.clear();
+            for row in x.chunks_exact(x_len) {
+                gathered.extend_from_slice(&row[head * x_heads.stride..][..cols]);
+            }
+            let mut result = lock(&heads[head]);
+            result.resize(n * weight.rows(), 0.0);
+            let product = Product { w: weight, bias: None, y: &mut result, add: false };
+            // Inside a task the pool runs this on the task's own thread.
+            matmul(pool, workspace, gathered, n, &mut [product]);
+        });
+        for (head, weight) in weights.iter().enumerate() {
+            let result = lock(&heads[head]);
+            for (row, result) in y.chunks_exact_mut(y_len).zip(result.chunks_exact(weight.rows())) {
+                row[head * y_heads.stride..][..weight.rows()].copy_from_slice(result);
+            }
+        }
+    }
+
+    /// `y = down(silu(gate(x)) · up(x))`, both `[n, hidden]`.
+    pub(crate) fn gated_mlp(&mut self, mlp: &GatedMlp, x: &[f32], n: usize, y: &mut [f32]) {
+        let GatedMlp { gate_proj, up_proj, down_proj } = mlp;
+        gated_mlp(&self.pool, &mut self.matmul, x, n, gate_proj, up_proj, down_proj, y, false);
     }
 
     /// `y += down(silu(gate(x)) · up(x))`, both `[n, hidden]`.

@@ -25,7 +25,8 @@ pub struct WeightSizes {
     pub trunk_bytes: u64,
     /// Routed experts, of which each token needs a few.
     pub expert_bytes: u64,
-    /// Whether all matrices are F32.
+    /// Whether every tensor is F32, or FP8 with scales in F32: what is computed with them is computed in F32, and
+    /// a cache of fewer bits would be the least exact part of the model.
     pub all_f32: bool,
 }
 
@@ -43,7 +44,7 @@ impl WeightSizes {
             } else {
                 sizes.trunk_bytes = sizes.trunk_bytes.saturating_add(bytes);
             }
-            sizes.all_f32 &= tensor.storage.dtype() == Some(DType::F32);
+            sizes.all_f32 &= matches!(tensor.storage.dtype(), Some(DType::F32 | DType::F8E4M3));
         }
         sizes
     }

@@ -2,11 +2,14 @@
 
 use std::collections::HashSet;
 
-use levain_kernels::{Matrix, Pool, dequantize_row};
+use levain_kernels::{DType, Matrix, Pool, dequantize_row, quantize_row};
 use levain_weights::{Checkpoint, ModelConfig};
 
 use crate::error::EngineError;
 use crate::ops::{GatedMlp, Linear, RmsNorm};
+
+/// Rows and columns of an FP8 matrix that share a scale.
+const F8_BLOCK: usize = 128;
 
 /// A checkpoint being loaded.
 pub(super) struct Loader<'a> {
@@ -20,14 +23,83 @@ impl<'a> Loader<'a> {
         Self { checkpoint, pool, used: HashSet::new() }
     }
 
-    /// A matrix of `rows` outputs and `cols` inputs, in whatever type it is stored.
+    /// A matrix of `rows` outputs and `cols` inputs, in whatever type it is stored. FP8 comes with the scales of its
+    /// blocks in `…weight_scale_inv`.
     pub(super) fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, EngineError> {
         let tensor = self.checkpoint.require(name, &[rows, cols])?;
         self.used.insert(name.to_owned());
-        let matrix = Matrix::pack(tensor.dtype, rows, cols, tensor.bytes, self.pool)?;
+        let matrix = match tensor.dtype {
+            DType::F8E4M3 => {
+                let scales = self.scales(name, rows, cols)?;
+                Matrix::pack_f8(rows, cols, tensor.bytes, &scales, self.pool)?
+            }
+            dtype => Matrix::pack(dtype, rows, cols, tensor.bytes, self.pool)?,
+        };
         // The packed copy is what is used from now on; the file's pages may go.
         self.checkpoint.release(name)?;
         Ok(matrix)
+    }
+
+    /// A small matrix that is to be multiplied without any quantisation, such as a router.
+    pub(super) fn f32_matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, EngineError> {
+        let (values, _) = self.floats(name, &[rows, cols])?;
+        self.pack_as(DType::F32, rows, cols, &values)
+    }
+
+    /// A stack of matrices `[count, rows, cols]`, one by one.
+    pub(super) fn stack(
+        &mut self,
+        name: &str,
+        [count, rows, cols]: [usize; 3],
+    ) -> Result<Vec<Matrix>, EngineError> {
+        let tensor = self.checkpoint.require(name, &[count, rows, cols])?;
+        self.used.insert(name.to_owned());
+        let bytes = tensor.bytes.len() / count.max(1);
+        let parts = tensor.bytes.chunks_exact(bytes.max(1));
+        Ok(parts
+            .map(|part| Matrix::pack(tensor.dtype, rows, cols, part, self.pool))
+            .collect::<Result<_, _>>()?)
+    }
+
+    /// All values of a tensor as floats, and the type it is stored in.
+    pub(super) fn floats(&mut self, name: &str, shape: &[usize]) -> Result<(Vec<f32>, DType), EngineError> {
+        let tensor = self.checkpoint.require(name, shape)?;
+        self.used.insert(name.to_owned());
+        let mut values = vec![0.0; shape.iter().product()];
+        dequantize_row(tensor.dtype, tensor.bytes, &mut values)?;
+        if let (DType::F8E4M3, &[rows, cols]) = (tensor.dtype, shape) {
+            let scales = self.scales(name, rows, cols)?;
+            for (index, value) in values.iter_mut().enumerate() {
+                let (row, col) = (index / cols, index % cols);
+                *value *= scales[row / F8_BLOCK * cols.div_ceil(F8_BLOCK) + col / F8_BLOCK];
+            }
+        }
+        Ok((values, tensor.dtype))
+    }
+
+    /// Packs values that were floats, in another type.
+    pub(super) fn pack_as(
+        &self,
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        values: &[f32],
+    ) -> Result<Matrix, EngineError> {
+        let len = dtype.row_bytes(values.len()).unwrap_or(0);
+        let mut bytes = vec![0; len];
+        quantize_row(dtype, values, &mut bytes)?;
+        Ok(Matrix::pack(dtype, rows, cols, &bytes, self.pool)?)
+    }
+
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.checkpoint.contains(name)
+    }
+
+    /// The block scales of an FP8 matrix.
+    fn scales(&mut self, name: &str, rows: usize, cols: usize) -> Result<Vec<f32>, EngineError> {
+        let name = format!("{name}_scale_inv");
+        let shape = [rows.div_ceil(F8_BLOCK), cols.div_ceil(F8_BLOCK)];
+        Ok(self.floats(&name, &shape)?.0)
     }
 
     /// A vector, as floats.

@@ -1,6 +1,7 @@
 //! The model: what all architectures share, and the registry of their layers.
 
 mod common;
+mod deepseek;
 mod llama;
 mod loader;
 mod qwen2;
@@ -55,6 +56,9 @@ impl Model {
         let arch: Box<dyn Arch> = match config.model_type {
             ModelType::Llama => Box::new(llama::load(&mut loader, config, rows_max, context_length)?),
             ModelType::Qwen2 => Box::new(qwen2::load(&mut loader, config, rows_max, context_length)?),
+            ModelType::DeepseekV2 | ModelType::DeepseekV3 => {
+                Box::new(deepseek::load(&mut loader, config, rows_max, context_length)?)
+            }
             other => {
                 return Err(EngineError::Unsupported { what: format!("architecture `{}`", other.name()) });
             }

@@ -46,7 +46,7 @@ impl Run {
         let plan = plan::plan(&checkpoint, config, None).unwrap();
         let pool = Pool::new(config.resolved_threads());
         let kv = plan::allocate(&model_config, config, &plan).unwrap();
-        let model = Model::load(&checkpoint, &model_config, pool, 64, 8, plan.context_length).unwrap();
+        let model = Model::load(&checkpoint, &model_config, pool, 128, 8, plan.context_length).unwrap();
         let blocks = (0..plan.n_blocks() as u32).rev().collect();
         Self { vocab: model.vocab_size(), model, kv, blocks }
     }
@@ -121,6 +121,69 @@ fn llama_agrees_with_transformers() {
 #[test]
 fn qwen2_agrees_with_transformers() {
     check_parity(&fixture("qwen2.5"));
+}
+
+/// A reference model that is too large for the repository, from the folder that `LEVAIN_SHARED` names or that lies
+/// beside the repository.
+fn shared(name: &str) -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(3)?;
+    let shared = std::env::var_os("LEVAIN_SHARED").map_or_else(|| root.join("shared"), PathBuf::from);
+    let folder = shared.join("fixtures/reference").join(name);
+    if folder.join("model.safetensors").exists() {
+        return Some(folder);
+    }
+    eprintln!("skipped: no reference model at {}", folder.display());
+    None
+}
+
+#[test]
+fn deepseek_v2_agrees_with_transformers_and_itself() {
+    check_parity(&fixture("deepseek-v2-tiny"));
+    check_chunks(&fixture("deepseek-v2-tiny"));
+}
+
+#[test]
+fn deepseek_v3_agrees_with_transformers_and_itself() {
+    check_parity(&fixture("deepseek-v3-tiny"));
+    check_chunks(&fixture("deepseek-v3-tiny"));
+}
+
+/// 6 heads of 12 values, 499 tokens, no dimension a multiple of 32.
+#[test]
+fn odd_sizes_agree_with_transformers_and_themselves() {
+    check_parity(&fixture("llama-odd"));
+    check_chunks(&fixture("llama-odd"));
+}
+
+#[test]
+fn large_deepseek_references_agree_with_transformers() {
+    for name in ["deepseek-v2-lite", "deepseek-v3", "deepseek-v3-fp8"] {
+        if let Some(folder) = shared(name) {
+            check_parity(&folder);
+        }
+    }
+}
+
+#[test]
+fn large_deepseek_references_are_the_same_in_any_chunks() {
+    for name in ["deepseek-v2-lite", "deepseek-v3", "deepseek-v3-fp8"] {
+        if let Some(folder) = shared(name) {
+            check_chunks(&folder);
+        }
+    }
+}
+
+/// Models of odd shapes, made by the reference tool with `--scale odd` into the folder that `LEVAIN_REFERENCE` names.
+#[test]
+fn models_named_by_the_environment_agree_with_transformers() {
+    let Some(folder) = std::env::var_os("LEVAIN_REFERENCE") else {
+        eprintln!("skipped: LEVAIN_REFERENCE names no folder of reference models");
+        return;
+    };
+    for name in ["llama-3.1", "qwen2.5", "deepseek-v2-lite", "deepseek-v3", "deepseek-v3-fp8"] {
+        check_parity(&Path::new(&folder).join(name));
+        check_chunks(&Path::new(&folder).join(name));
+    }
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! Parts that several architectures are made of.
 
 mod decoder;
+mod mla;
+mod moe;
 mod rope;
 
 pub(super) use decoder::{Decoder, DecoderLayer};
-pub(super) use rope::rope_table;
+pub(super) use mla::{Mla, MlaBuffers, QueryProjection};
+pub(super) use moe::{Moe, MoeBuffers, Router};
+pub(super) use rope::{rope_table, softmax_factor};
 
 use levain_weights::ModelConfig;
 

@@ -1,0 +1,168 @@
+//! Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
+//!
+//! The cache holds one latent and one rotary key a token for all heads. In the absorbed form, which is computed here,
+//! each head's query is taken into the latent space and its result out of it, so nothing of the cache is expanded.
+
+use levain_kernels::{KvCache, Matrix, RopeTable};
+use levain_weights::{MlaConfig, ModelConfig};
+
+use crate::ops::{ForwardBatch, HeadRows, Linear, Ops, RmsNorm};
+
+/// How queries come from the residual stream.
+#[derive(Debug)]
+pub(crate) enum QueryProjection {
+    /// `q_proj` `[H·(nope+rope), hidden]`
+    Direct(Linear),
+    /// Through a bottleneck of rank R.
+    LowRank {
+        /// `[R, hidden]`
+        q_a_proj: Linear,
+        /// `[R]`
+        q_a_layernorm: RmsNorm,
+        /// `[H·(nope+rope), R]`
+        q_b_proj: Linear,
+    },
+}
+
+/// One layer's attention. H heads; C is `kv_lora_rank`.
+#[derive(Debug)]
+pub(crate) struct Mla {
+    pub(crate) query: QueryProjection,
+    /// `[C+rope, hidden]`
+    pub(crate) kv_a_proj_with_mqa: Linear,
+    /// `[C]`
+    pub(crate) kv_a_layernorm: RmsNorm,
+    /// The key half of `kv_b_proj`, transposed: H matrices `[C, nope]` that take a query into the latent space.
+    pub(crate) k_b: Vec<Matrix>,
+    /// The value half of `kv_b_proj`: H matrices `[v, C]` that take a result out of it.
+    pub(crate) v_b: Vec<Matrix>,
+    /// `[hidden, H·v]`
+    pub(crate) o_proj: Linear,
+}
+
+/// What all layers' attention works in.
+#[derive(Debug)]
+pub(crate) struct MlaBuffers {
+    n_heads: usize,
+    dims: MlaConfig,
+    scale: f32,
+    /// `[rows_max, R]`, as projected and after its norm
+    q_a: Vec<f32>,
+    q_a_normed: Vec<f32>,
+    /// `[rows_max, H·(nope+rope)]`
+    q: Vec<f32>,
+    /// Queries in the latent space with their rotary part, `[rows_max, H·(C+rope)]`
+    q_latent: Vec<f32>,
+    /// Latent and rotary key, `[rows_max, C+rope]`
+    kv_a: Vec<f32>,
+    /// The latent alone, before and after its norm, `[rows_max, C]`
+    latent: Vec<f32>,
+    latent_normed: Vec<f32>,
+    /// Results in the latent space, `[rows_max, H·C]`
+    attended_latent: Vec<f32>,
+    /// `[rows_max, H·v]`
+    attended: Vec<f32>,
+}
+
+impl MlaBuffers {
+    /// `softmax_factor` is what YaRN multiplies the softmax scale by.
+    pub(crate) fn new(config: &ModelConfig, dims: &MlaConfig, rows_max: usize, softmax_factor: f64) -> Self {
+        let heads = config.num_attention_heads;
+        let key = dims.qk_nope_head_dim + dims.qk_rope_head_dim;
+        let buffer = |width: usize| vec![0.0; rows_max * width];
+        Self {
+            n_heads: heads,
+            scale: ((key as f64).powf(-0.5) * softmax_factor) as f32,
+            q_a: buffer(dims.q_lora_rank.unwrap_or(0)),
+            q_a_normed: buffer(dims.q_lora_rank.unwrap_or(0)),
+            q: buffer(heads * key),
+            q_latent: buffer(heads * (dims.kv_lora_rank + dims.qk_rope_head_dim)),
+            kv_a: buffer(dims.kv_lora_rank + dims.qk_rope_head_dim),
+            latent: buffer(dims.kv_lora_rank),
+            latent_normed: buffer(dims.kv_lora_rank),
+            attended_latent: buffer(heads * dims.kv_lora_rank),
+            attended: buffer(heads * dims.v_head_dim),
+            dims: dims.clone(),
+        }
+    }
+}
+
+impl Mla {
+    /// Adds the attention of `normed` `[n, hidden]` to the residual stream `x`, and its keys to the cache.
+    pub(crate) fn forward(
+        &self,
+        ops: &mut Ops,
+        buffers: &mut MlaBuffers,
+        rope: &RopeTable,
+        batch: &ForwardBatch<'_>,
+        kv: &mut KvCache,
+        layer: usize,
+        normed: &[f32],
+        x: &mut [f32],
+    ) {
+        let n = batch.n();
+        let heads = buffers.n_heads;
+        let MlaConfig {
+            kv_lora_rank: c, qk_nope_head_dim: nope, qk_rope_head_dim: rot, v_head_dim: v, ..
+        } = buffers.dims;
+        self.queries(ops, buffers, n, normed);
+        let q = &mut buffers.q[..n * heads * (nope + rot)];
+        ops.rope(rope, q, heads, nope + rot, nope, batch.positions);
+
+        let kv_a = &mut buffers.kv_a[..n * (c + rot)];
+        ops.linear(normed, n, [(&self.kv_a_proj_with_mqa, &mut *kv_a)]);
+        // The norm is on the latent only, not on the rotary key beside it.
+        let latent = &mut buffers.latent[..n * c];
+        for (latent, row) in latent.chunks_exact_mut(c).zip(kv_a.chunks_exact(c + rot)) {
+            latent.copy_from_slice(&row[..c]);
+        }
+        let latent_normed = &mut buffers.latent_normed[..n * c];
+        ops.norm(&self.kv_a_layernorm, latent, n, latent_normed);
+        for (latent, row) in latent_normed.chunks_exact(c).zip(kv_a.chunks_exact_mut(c + rot)) {
+            row[..c].copy_from_slice(latent);
+        }
+        ops.rope(rope, kv_a, 1, c + rot, c, batch.positions);
+        ops.append(kv, layer, batch.slots, kv_a, &[]);
+
+        let q_latent = &mut buffers.q_latent[..n * heads * (c + rot)];
+        ops.linear_per_head(
+            &self.k_b,
+            q,
+            HeadRows { stride: nope + rot },
+            q_latent,
+            HeadRows { stride: c + rot },
+            n,
+        );
+        for (latent, q) in q_latent.chunks_exact_mut(c + rot).zip(q.chunks_exact(nope + rot)) {
+            latent[c..].copy_from_slice(&q[nope..]);
+        }
+        let attended_latent = &mut buffers.attended_latent[..n * heads * c];
+        ops.attention(q_latent, kv, layer, batch, heads, buffers.scale, attended_latent);
+        let attended = &mut buffers.attended[..n * heads * v];
+        ops.linear_per_head(
+            &self.v_b,
+            attended_latent,
+            HeadRows { stride: c },
+            attended,
+            HeadRows { stride: v },
+            n,
+        );
+        ops.linear_add(&self.o_proj, attended, n, x);
+    }
+
+    /// Fills `buffers.q`.
+    fn queries(&self, ops: &mut Ops, buffers: &mut MlaBuffers, n: usize, normed: &[f32]) {
+        let MlaBuffers { n_heads, dims, q_a, q_a_normed, q, .. } = buffers;
+        let q = &mut q[..n * *n_heads * (dims.qk_nope_head_dim + dims.qk_rope_head_dim)];
+        match &self.query {
+            QueryProjection::Direct(q_proj) => ops.linear(normed, n, [(q_proj, q)]),
+            QueryProjection::LowRank { q_a_proj, q_a_layernorm, q_b_proj } => {
+                let rank = q_a_layernorm.weight.len();
+                let (q_a, q_a_normed) = (&mut q_a[..n * rank], &mut q_a_normed[..n * rank]);
+                ops.linear(normed, n, [(q_a_proj, &mut *q_a)]);
+                ops.norm(q_a_layernorm, q_a, n, q_a_normed);
+                ops.linear(q_a_normed, n, [(q_b_proj, q)]);
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! DeepSeek-V2, V3 and R1: latent attention and a mixture of experts after some dense layers.
+
+use levain_kernels::{DType, KvCache, Matrix, RopeTable};
+use levain_weights::{MlaConfig, ModelConfig, MoeConfig};
+
+use super::Arch;
+use super::common::{Mla, MlaBuffers, Moe, MoeBuffers, QueryProjection, Router, rope_table, softmax_factor};
+use super::loader::Loader;
+use crate::error::EngineError;
+use crate::ops::{ForwardBatch, GatedMlp, Ops, RmsNorm};
+
+/// The norms inside latent attention are built with their class's default, not with `rms_norm_eps`.
+const INNER_NORM_EPS: f32 = 1e-6;
+
+#[derive(Debug)]
+enum Mlp {
+    Dense(GatedMlp),
+    Experts(Moe),
+}
+
+/// One layer's weights.
+#[derive(Debug)]
+struct DecoderLayer {
+    /// `[hidden]`
+    input_layernorm: RmsNorm,
+    self_attn: Mla,
+    /// `[hidden]`
+    post_attention_layernorm: RmsNorm,
+    mlp: Mlp,
+}
+
+/// All layers and the buffers they work in.
+#[derive(Debug)]
+pub(super) struct Deepseek {
+    layers: Vec<DecoderLayer>,
+    rope: RopeTable,
+    /// `[rows_max, hidden]`
+    normed: Vec<f32>,
+    attention: MlaBuffers,
+    /// `None` where all layers are dense.
+    experts: Option<MoeBuffers>,
+}
+
+impl Arch for Deepseek {
+    fn layers(&mut self, ops: &mut Ops, batch: &ForwardBatch<'_>, kv: &mut KvCache, x: &mut [f32]) {
+        let n = batch.n();
+        let Self { layers, rope, normed, attention, experts } = self;
+        let normed = &mut normed[..x.len()];
+        for (index, layer) in layers.iter().enumerate() {
+            ops.norm(&layer.input_layernorm, x, n, normed);
+            layer.self_attn.forward(ops, attention, rope, batch, kv, index, normed, x);
+            ops.norm(&layer.post_attention_layernorm, x, n, normed);
+            match (&layer.mlp, experts.as_mut()) {
+                (Mlp::Experts(moe), Some(buffers)) => moe.forward(ops, buffers, n, normed, x),
+                (Mlp::Dense(mlp), _) => ops.gated_mlp_add(mlp, normed, n, x),
+                // Buffers are there whenever a layer has experts.
+                (Mlp::Experts(_), None) => {}
+            }
+        }
+    }
+}
+
+/// Loads the layers for steps of up to `rows_max` rows and positions below `context_length`.
+pub(super) fn load(
+    loader: &mut Loader<'_>,
+    config: &ModelConfig,
+    rows_max: usize,
+    context_length: usize,
+) -> Result<Deepseek, EngineError> {
+    let Some(mla) = &config.mla else {
+        let what = "a DeepSeek model without latent attention (`kv_lora_rank`)".to_owned();
+        return Err(EngineError::Unsupported { what });
+    };
+    let hidden = config.hidden_size;
+    let mut layers = Vec::with_capacity(config.num_hidden_layers);
+    for index in 0..config.num_hidden_layers {
+        let p = format!("model.layers.{index}");
+        let moe = config.moe.as_ref().filter(|moe| moe.is_moe_layer(index));
+        layers.push(DecoderLayer {
+            input_layernorm: loader.norm(&format!("{p}.input_layernorm"), hidden, config.rms_norm_eps)?,
+            self_attn: load_attention(loader, config, mla, &format!("{p}.self_attn"))?,
+            post_attention_layernorm: loader.norm(
+                &format!("{p}.post_attention_layernorm"),
+                hidden,
+                config.rms_norm_eps,
+            )?,
+            mlp: match moe {
+                Some(moe) => Mlp::Experts(load_experts(loader, moe, &format!("{p}.mlp"), hidden)?),
+                None => {
+                    Mlp::Dense(loader.gated_mlp(&format!("{p}.mlp"), hidden, config.intermediate_size)?)
+                }
+            },
+        });
+    }
+    Ok(Deepseek {
+        layers,
+        rope: rope_table(&config.rope, context_length)?,
+        normed: vec![0.0; rows_max * hidden],
+        attention: MlaBuffers::new(config, mla, rows_max, softmax_factor(&config.rope.scaling)),
+        experts: config.moe.as_ref().map(|moe| MoeBuffers::new(moe, hidden, rows_max)),
+    })
+}
+
+fn load_attention(
+    loader: &mut Loader<'_>,
+    config: &ModelConfig,
+    mla: &MlaConfig,
+    p: &str,
+) -> Result<Mla, EngineError> {
+    let (hidden, heads, bias) = (config.hidden_size, config.num_attention_heads, config.attention_bias);
+    let q_dim = heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim);
+    let query = match mla.q_lora_rank {
+        None => QueryProjection::Direct(loader.linear(&format!("{p}.q_proj"), q_dim, hidden, false)?),
+        Some(rank) => QueryProjection::LowRank {
+            q_a_proj: loader.linear(&format!("{p}.q_a_proj"), rank, hidden, bias)?,
+            q_a_layernorm: loader.norm(&format!("{p}.q_a_layernorm"), rank, INNER_NORM_EPS)?,
+            q_b_proj: loader.linear(&format!("{p}.q_b_proj"), q_dim, rank, false)?,
+        },
+    };
+    let (k_b, v_b) = load_kv_b(loader, heads, mla, p)?;
+    let kv_dim = mla.kv_lora_rank + mla.qk_rope_head_dim;
+    Ok(Mla {
+        query,
+        kv_a_proj_with_mqa: loader.linear(&format!("{p}.kv_a_proj_with_mqa"), kv_dim, hidden, bias)?,
+        kv_a_layernorm: loader.norm(&format!("{p}.kv_a_layernorm"), mla.kv_lora_rank, INNER_NORM_EPS)?,
+        k_b,
+        v_b,
+        o_proj: loader.linear(&format!("{p}.o_proj"), hidden, heads * mla.v_head_dim, bias)?,
+    })
+}
+
+/// The two halves of `kv_b_proj` for each head: newer GGUF files hold them apart, everything else as one
+/// `[H·(nope+v), C]`.
+fn load_kv_b(
+    loader: &mut Loader<'_>,
+    heads: usize,
+    mla: &MlaConfig,
+    p: &str,
+) -> Result<(Vec<Matrix>, Vec<Matrix>), EngineError> {
+    let MlaConfig { kv_lora_rank: c, qk_nope_head_dim: nope, v_head_dim: v, .. } = *mla;
+    let split = format!("{p}.k_b_proj.weight");
+    if loader.contains(&split) {
+        let k_b = loader.stack(&split, [heads, c, nope])?;
+        return Ok((k_b, loader.stack(&format!("{p}.v_b_proj.weight"), [heads, v, c])?));
+    }
+    let (values, stored) = loader.floats(&format!("{p}.kv_b_proj.weight"), &[heads * (nope + v), c])?;
+    // A transposed matrix cannot keep its blocks; half precision holds what any of the smaller types can say.
+    let dtype = match stored {
+        DType::F32 | DType::BF16 => stored,
+        DType::F8E4M3 => DType::F32,
+        _ => DType::F16,
+    };
+    let mut k_b = Vec::with_capacity(heads);
+    let mut v_b = Vec::with_capacity(heads);
+    let mut transposed = vec![0.0; c * nope];
+    for head in values.chunks_exact((nope + v) * c) {
+        let (keys, rest) = head.split_at(nope * c);
+        for (row, key) in keys.chunks_exact(c).enumerate() {
+            for (col, &value) in key.iter().enumerate() {
+                transposed[col * nope + row] = value;
+            }
+        }
+        k_b.push(loader.pack_as(dtype, c, nope, &transposed)?);
+        v_b.push(loader.pack_as(dtype, v, c, rest)?);
+    }
+    Ok((k_b, v_b))
+}
+
+fn load_experts(
+    loader: &mut Loader<'_>,
+    moe: &MoeConfig,
+    p: &str,
+    hidden: usize,
+) -> Result<Moe, EngineError> {
+    let experts = moe.n_routed_experts;
+    let bias = format!("{p}.gate.e_score_correction_bias");
+    let router = Router {
+        gate: loader.f32_matrix(&format!("{p}.gate.weight"), experts, hidden)?,
+        correction_bias: if loader.contains(&bias) { Some(loader.vector(&bias, experts)?) } else { None },
+        config: moe.clone(),
+    };
+    let width = moe.moe_intermediate_size;
+    let expert = |index| loader.gated_mlp(&format!("{p}.experts.{index}"), hidden, width);
+    let experts = (0..experts).map(expert).collect::<Result<_, _>>()?;
+    let shared_experts = match moe.n_shared_experts {
+        0 => None,
+        n => Some(loader.gated_mlp(&format!("{p}.shared_experts"), hidden, n * width)?),
+    };
+    Ok(Moe { router, experts, shared_experts })
+}
