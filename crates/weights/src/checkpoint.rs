@@ -7,6 +7,7 @@ use std::sync::Arc;
 use levain_kernels::DType;
 
 use crate::config::{GenerationDefaults, ModelConfig};
+use crate::direct::{TensorPlace, TensorReader};
 use crate::error::{ConfigProblem, WeightsError, WrongFile};
 use crate::gguf::{self, GgufMetadata};
 use crate::map::Bytes;
@@ -175,6 +176,29 @@ impl Checkpoint {
     /// # Errors
     /// If it has another shape or a type that can't be computed with.
     pub fn optional(&self, name: &str, shape: &[usize]) -> Result<Option<TensorView<'_>>, WeightsError> {
+        self.locate_shaped(name, shape)?.map(|place| self.view(place)).transpose()
+    }
+
+    /// Where a tensor lies that must be there, in this shape.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::require`].
+    pub fn place(&self, name: &str, shape: &[usize]) -> Result<TensorPlace, WeightsError> {
+        let view = self.require(name, shape)?;
+        let found = self.locate(name);
+        let (file, start) = found.map_or((0, 0), |place| (place.tensor.file, place.start));
+        Ok(TensorPlace { dtype: view.dtype, file, start, len: view.bytes.len() })
+    }
+
+    /// The checkpoint's files, open for reading whole tensors past the memory map.
+    ///
+    /// # Errors
+    /// If a file can't be opened.
+    pub fn reader(&self) -> Result<TensorReader, WeightsError> {
+        TensorReader::open(&self.paths)
+    }
+
+    fn locate_shaped(&self, name: &str, shape: &[usize]) -> Result<Option<Place<'_>>, WeightsError> {
         let Some(place) = self.locate(name) else { return Ok(None) };
         if place.shape != shape {
             return Err(WeightsError::Shape {
@@ -184,7 +208,7 @@ impl Checkpoint {
                 expected: shape.to_vec(),
             });
         }
-        self.view(place).map(Some)
+        Ok(Some(place))
     }
 
     /// A tensor that must be there, in this shape.

@@ -23,6 +23,7 @@ mod checkpoint;
 mod config;
 mod convert;
 mod cursor;
+mod direct;
 mod error;
 mod gguf;
 pub mod limits;
@@ -38,6 +39,7 @@ pub use config::{
     ScoringFunc, TopkMethod,
 };
 pub use convert::{GgufOptions, MlaLayout, convert_to_gguf, convert_to_gguf_with};
+pub use direct::{ReadBuffer, TensorPlace, TensorReader};
 pub use error::{ConfigProblem, Problem, WeightsError, WrongFile};
 pub use gguf::{Array, GgufMetadata, GgufWriter, MetadataValue, Value, ValueType};
 pub use safetensors::SafetensorsWriter;

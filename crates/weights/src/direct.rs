@@ -1,0 +1,176 @@
+//! Reads of whole tensors past the memory map, for weights that are used from the disk.
+//!
+//! A mapped file comes in page by page and fills the system's cache with what is not needed again soon. These
+//! reads are as large as the tensor and, where the file system allows it, go from the disk to the buffer directly.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use levain_kernels::DType;
+
+use crate::error::WeightsError;
+
+/// Offsets, lengths and addresses of direct reads are multiples of this on all common disks.
+const ALIGN: usize = 4096;
+
+/// Where a tensor lies, with what is needed to use its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TensorPlace {
+    /// The block format.
+    pub dtype: DType,
+    pub(crate) file: usize,
+    pub(crate) start: usize,
+    /// Bytes.
+    pub len: usize,
+}
+
+/// The files of a checkpoint, open for reading tensors as a whole. May be used by several threads at once.
+#[derive(Debug)]
+pub struct TensorReader {
+    files: Vec<(PathBuf, File)>,
+    direct: bool,
+}
+
+/// Memory that a tensor is read into, with room for the alignment that direct reads need.
+#[derive(Debug, Default)]
+pub struct ReadBuffer {
+    memory: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl ReadBuffer {
+    /// The tensor's bytes as the last read left them.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..self.start + self.len]
+    }
+
+    /// Bytes of memory held.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.memory.capacity()
+    }
+}
+
+impl TensorReader {
+    pub(crate) fn open(paths: &[PathBuf]) -> Result<Self, WeightsError> {
+        let open = |direct: bool| {
+            let files = paths.iter().map(|path| Ok((path.clone(), open(path, direct)?)));
+            files.collect::<Result<Vec<_>, WeightsError>>()
+        };
+        match open(true) {
+            Ok(files) => Ok(Self { files, direct: cfg!(target_os = "linux") }),
+            // A file system in memory, for one, has no direct reads.
+            Err(_) => Ok(Self { files: open(false)?, direct: false }),
+        }
+    }
+
+    /// Whether reads go past the system's cache.
+    #[must_use]
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Reads a tensor; its bytes are then [`ReadBuffer::bytes`].
+    ///
+    /// # Errors
+    /// If the file can't be read or has become shorter.
+    pub fn read(&self, place: &TensorPlace, buffer: &mut ReadBuffer) -> Result<(), WeightsError> {
+        let Some((path, file)) = self.files.get(place.file) else {
+            let missing = io::Error::new(io::ErrorKind::NotFound, "no such file in this checkpoint");
+            return Err(WeightsError::io(Path::new(""), missing));
+        };
+        let from = place.start / ALIGN * ALIGN;
+        let skipped = place.start - from;
+        let wanted = (skipped + place.len).next_multiple_of(ALIGN);
+        if buffer.memory.len() < wanted + ALIGN {
+            buffer.memory.resize(wanted + ALIGN, 0);
+        }
+        let aligned = buffer.memory.as_ptr().align_offset(ALIGN).min(ALIGN);
+        let target = &mut buffer.memory[aligned..aligned + wanted];
+        let read = read_at(file, target, from as u64).map_err(|e| WeightsError::io(path, e))?;
+        if read < skipped + place.len {
+            let short = io::Error::new(io::ErrorKind::UnexpectedEof, "the file has become shorter");
+            return Err(WeightsError::io(path, short));
+        }
+        (buffer.start, buffer.len) = (aligned + skipped, place.len);
+        Ok(())
+    }
+}
+
+/// Fills `target` from `offset` on, or as much of it as the file has.
+#[cfg(unix)]
+fn read_at(file: &File, target: &mut [u8], offset: u64) -> io::Result<usize> {
+    use std::os::unix::fs::FileExt;
+
+    let mut done = 0;
+    while done < target.len() {
+        match file.read_at(&mut target[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // A direct read that goes on from the file's ragged end is refused: that end was all there is.
+            Err(_) if done > 0 && !done.is_multiple_of(ALIGN) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+#[cfg(not(unix))]
+fn read_at(file: &File, target: &mut [u8], offset: u64) -> io::Result<usize> {
+    use std::io::{Read, Seek, SeekFrom};
+
+    let mut file = file.try_clone()?;
+    file.seek(SeekFrom::Start(offset))?;
+    let mut done = 0;
+    while done < target.len() {
+        match file.read(&mut target[done..])? {
+            0 => break,
+            n => done += n,
+        }
+    }
+    Ok(done)
+}
+
+fn open(path: &Path, direct: bool) -> Result<File, WeightsError> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(target_os = "linux")]
+    if direct {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.custom_flags(libc::O_DIRECT);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = direct;
+    options.open(path).map_err(|e| WeightsError::io(path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_are_read_from_any_offset_to_the_very_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        let contents: Vec<u8> = (0..20_011_u32).map(|i| (i * 7 % 251) as u8).collect();
+        std::fs::write(&path, &contents).unwrap();
+        for direct in [true, false] {
+            let file = open(&path, direct).unwrap();
+            let reader = TensorReader { files: vec![(path.clone(), file)], direct };
+            let mut buffer = ReadBuffer::default();
+            for (start, len) in
+                [(0, 1), (1, 4095), (4095, 2), (4096, 4096), (12_288, 7723), (20_010, 1), (3, 20_008)]
+            {
+                let place = TensorPlace { dtype: DType::Q8_0, file: 0, start, len };
+                reader.read(&place, &mut buffer).unwrap();
+                assert_eq!(buffer.bytes(), &contents[start..start + len], "{start} {len} {direct}");
+            }
+            let beyond = TensorPlace { dtype: DType::Q8_0, file: 0, start: 20_000, len: 12 };
+            assert!(reader.read(&beyond, &mut buffer).unwrap_err().to_string().contains("shorter"));
+        }
+    }
+}
