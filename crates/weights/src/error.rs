@@ -293,6 +293,8 @@ pub enum WrongFile {
     Unknown,
     /// An empty file.
     Empty,
+    /// One of several files of a checkpoint is not there.
+    MissingPart,
     /// A folder without weights.
     NoWeights,
     /// A folder with several models.
@@ -343,6 +345,7 @@ impl fmt::Display for WrongFile {
                 "this is neither GGUF nor safetensors; name a .gguf file, a .safetensors file or a folder with config.json",
             ),
             Self::Empty => f.write_str("the file is empty; the download went wrong: fetch it again"),
+            Self::MissingPart => f.write_str("this part of the checkpoint is missing; fetch it from the same place"),
             Self::NoWeights => f.write_str(
                 "the folder holds no weights; expected model.safetensors, model.safetensors.index.json or a .gguf file",
             ),

@@ -159,7 +159,7 @@ fn open_index(index: &Path) -> Result<Checkpoint, WeightsError> {
             return Err(fault("weight_map".to_owned(), problem));
         }
     }
-    let files = shards.values().map(|path| Ok((path.clone(), Bytes::map(path)?)));
+    let files = shards.values().map(|path| Ok((path.clone(), map_part(path)?)));
     let checkpoint = open_safetensors(folder, files.collect::<Result<_, WeightsError>>()?)?;
     let number: HashMap<&str, usize> = shards.keys().enumerate().map(|(i, &name)| (name, i)).collect();
     for (tensor, shard) in weight_map {
@@ -223,7 +223,7 @@ fn open_gguf(path: &Path, bytes: Bytes) -> Result<Checkpoint, WeightsError> {
     {
         // The metadata are in the first part, whichever was named.
         let first = path.with_file_name(split.part(1));
-        let bytes = Bytes::map(&first)?;
+        let bytes = map_part(&first)?;
         return open_gguf(&first, bytes);
     }
     let first = GgufMetadata::parse(path, Arc::new(bytes))?;
@@ -244,7 +244,7 @@ fn open_gguf(path: &Path, bytes: Bytes) -> Result<Checkpoint, WeightsError> {
         for number in 1..=count {
             let path = path.with_file_name(split.part(number));
             if number > 1 {
-                let part = GgufMetadata::parse(&path, Arc::new(Bytes::map(&path)?))?;
+                let part = GgufMetadata::parse(&path, Arc::new(map_part(&path)?))?;
                 let found = part.unsigned("split.count")?.unwrap_or(0);
                 if found != count {
                     return Err(mismatch(&path, "split.count", found, count));
@@ -333,6 +333,11 @@ fn split_name(name: &str) -> Option<SplitName> {
         (text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok()).flatten()
     };
     Some(SplitName { stem: stem.to_owned(), number: five_digits(number)?, count: five_digits(count)? })
+}
+
+/// Maps one of several files that belong together.
+fn map_part(path: &Path) -> Result<Bytes, WeightsError> {
+    if path.exists() { Bytes::map(path) } else { Err(WeightsError::wrong(path, WrongFile::MissingPart)) }
 }
 
 /// Reads a small file whole; `None` if there is none.

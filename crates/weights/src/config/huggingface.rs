@@ -102,16 +102,20 @@ fn refuse_variants(f: Fields<'_>, model_type: ModelType) -> Result<(), WeightsEr
             return Err(unsupported(f, field, "true", "false"));
         }
     }
-    if model_type != ModelType::Llama
-        && f.bool("attention_bias")? == Some(true)
-        && model_type != ModelType::Qwen2
-    {
+    let deepseek = matches!(model_type, ModelType::DeepseekV2 | ModelType::DeepseekV3);
+    if deepseek && f.bool("attention_bias")? == Some(true) {
         return Err(unsupported(f, "attention_bias", "true", "false"));
     }
     if let Some(part) = f.f64("partial_rotary_factor")?
         && part != 1.0
     {
         return Err(unsupported(f, "partial_rotary_factor", &part.to_string(), "1"));
+    }
+    for layer in f.get("layer_types").and_then(|types| types.as_array()).into_iter().flatten() {
+        let name = layer.as_str().unwrap_or("something else");
+        if name != "full_attention" {
+            return Err(unsupported(f, "layer_types", name, "full_attention"));
+        }
     }
     Ok(())
 }

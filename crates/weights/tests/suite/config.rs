@@ -75,6 +75,8 @@ fn unknown_variants_are_refused_with_what_is_supported() {
     refused(&llama, json!({"mlp_bias": true}), "mlp_bias");
     refused(&llama, json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor");
     refused(&ModelSpec::qwen2(), json!({"use_sliding_window": true}), "use_sliding_window");
+    let layers = json!({"layer_types": ["full_attention", "sliding_attention"]});
+    refused(&ModelSpec::qwen2(), layers, "layer_types: is \"sliding_attention\"");
     refused(&llama, json!({"rope_scaling": {"type": "longrope"}}), "rope_scaling.type: is \"longrope\"");
     refused(&llama, json!({"rope_scaling": {"rope_type": "x"}}), "rope_scaling.rope_type: is \"x\"");
     refused(&llama, json!({"rope_parameters": {"rope_type": "x"}}), "rope_parameters.rope_type: is \"x\"");

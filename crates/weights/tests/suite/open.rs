@@ -141,7 +141,8 @@ fn an_index_that_does_not_fit_its_shards_is_refused() {
     for evil in ["../evil.safetensors", "/etc/passwd", "a/b", "", "..", "c:\\x", "a\0b"] {
         check(serde_json::json!({ "x": evil }), "not a plain file name");
     }
-    check(serde_json::json!({ "x": "model-00009-of-00002.safetensors" }), "model-00009");
+    let words = "model-00009-of-00002.safetensors: this part of the checkpoint is missing";
+    check(serde_json::json!({ "x": "model-00009-of-00002.safetensors" }), words);
     check(serde_json::json!({ "x": 3 }), "is not a text");
     check(serde_json::json!([]), "weight_map");
 }
@@ -188,7 +189,7 @@ fn parts_of_a_split_gguf_are_joined_whichever_is_named() {
 fn a_split_gguf_with_a_part_missing_or_foreign_is_refused() {
     let (folder, first) = split(3, 3);
     fs::remove_file(folder.path().join("tiny-00002-of-00003.gguf")).unwrap();
-    assert!(message(&first).contains("tiny-00002-of-00003.gguf"));
+    assert!(message(&first).contains("tiny-00002-of-00003.gguf: this part of the checkpoint is missing"));
     fs::copy(&first, folder.path().join("tiny-00002-of-00003.gguf")).unwrap();
     assert!(message(&first).contains("do not belong together"));
     let (_folder, first) = split(2, 3);
@@ -270,4 +271,31 @@ fn single_experts_are_found_in_stacked_and_fused_tensors() {
     for name in ["3.down_proj", "-1.down_proj", "x.up_proj", "99999999999999999999.up_proj", "1.other"] {
         assert!(!checkpoint.contains(&format!("model.layers.1.mlp.experts.{name}.weight")), "{name}");
     }
+}
+
+/// Bytes of mapped files that are in this process's memory now.
+#[cfg(target_os = "linux")]
+fn resident_file_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssFile:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn released_tensors_leave_memory() {
+    const LEN: usize = 32 << 20;
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let mut writer = SafetensorsWriter::new();
+    writer.tensor("t", DType::F8E4M3, &[LEN], TensorData::Bytes(vec![1; LEN].into()));
+    writer.write(&path).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    let before = resident_file_bytes();
+    let sum = || checkpoint.tensor("t").unwrap().bytes.iter().map(|&b| u64::from(b)).sum::<u64>();
+    assert_eq!(sum(), LEN as u64);
+    assert!(resident_file_bytes() >= before + LEN as u64 / 2, "the pages come in as they are read");
+    checkpoint.release("t").unwrap();
+    assert!(resident_file_bytes() <= before + LEN as u64 / 8, "and go when they are released");
+    assert_eq!(sum(), LEN as u64);
 }
