@@ -15,20 +15,13 @@ use crate::{DType, Isa};
 pub(crate) use floats::F8_BLOCK;
 pub(crate) use tile::{Unpacked, UnpackedSizes};
 
-/// A packed panel of a quantised matrix.
+/// Neighbouring panels of a matrix; where there are fewer than a kernel takes, the last stands in.
 #[derive(Clone, Copy)]
-pub(crate) struct Panel {
-    pub(crate) start: *const u8,
+pub(crate) struct Panels {
+    pub(crate) start: [*const u8; STREAMS_MAX],
     pub(crate) layout: Layout,
     pub(crate) cols: usize,
-}
-
-/// Two neighbouring panels of a float matrix; the second may be the first again where there is no other.
-#[derive(Clone, Copy)]
-pub(crate) struct FloatPanels {
-    pub(crate) start: [*const u8; 2],
-    pub(crate) cols: usize,
-    /// `F8E4M3`: the scale of each 128 columns, the same for all rows of both panels.
+    /// `F8E4M3`: the scale of each 128 columns, the same for the rows of all panels.
     pub(crate) scales: *const f32,
 }
 
@@ -39,19 +32,21 @@ pub(crate) struct FloatRows {
     pub(crate) cols: usize,
 }
 
-/// Results of a tile: for each column 32 rows, of which kernels for one panel write the first 16.
-pub(crate) type Sums = [[f32; 2 * LANES]; TILE_MAX];
+/// Results of a tile: for each column up to 64 rows.
+pub(crate) type Sums = [[f32; STREAMS_MAX * LANES]; TILE_MAX];
+/// Most panels that a kernel takes side by side.
+pub(crate) const STREAMS_MAX: usize = 4;
 /// Widest tile of any instruction set.
 pub(crate) const TILE_MAX: usize = 6;
 
-/// Multiplies one panel with a tile of activations, unpacking in registers.
-pub(crate) type Direct = unsafe fn(Panel, Tile, &mut Sums);
-/// Unpacks a panel as the first or second half of 32 rows.
-pub(crate) type Unpack = unsafe fn(Panel, Unpacked, usize);
+/// Multiplies panels with a tile of activations, unpacking in registers.
+pub(crate) type Direct = unsafe fn(Panels, Tile, &mut Sums);
+/// Unpacks two panels.
+pub(crate) type Unpack = unsafe fn(Panels, Unpacked);
 /// Multiplies 32 unpacked rows with a tile of activations.
 pub(crate) type Product32 = unsafe fn(Unpacked, usize, Tile, &mut Sums);
-/// Multiplies two panels of floats with rows of `x`.
-pub(crate) type FloatProduct = unsafe fn(FloatPanels, FloatRows, &mut Sums);
+/// Multiplies panels of floats with rows of `x`.
+pub(crate) type FloatProduct = unsafe fn(Panels, FloatRows, &mut Sums);
 
 /// The loops for one instruction set. All of them need its instructions, which is what makes them unsafe.
 pub(crate) struct Kernels {
@@ -67,6 +62,8 @@ pub(crate) struct Kernels {
     pub(crate) product32: fn(DType, usize) -> Product32,
     /// By format and columns.
     pub(crate) float: fn(DType, usize) -> FloatProduct,
+    /// Panels that `direct` and `float` take side by side, by columns.
+    pub(crate) streams: fn(usize) -> usize,
 }
 
 impl Kernels {
@@ -114,7 +111,7 @@ macro_rules! by_format {
 
 /// The kernels of one instruction set, in a module of its own.
 macro_rules! kernels_for {
-    ($module:ident, $lanes:ty, [$($features:literal)?], [$($direct_width:literal)*], [$($width:literal)*]) => {
+    ($module:ident, $lanes:ty, [$($features:literal)?], [$($direct_width:literal x $direct_streams:literal)*], [$($width:literal x $streams:literal)*]) => {
         mod $module {
             use super::*;
 
@@ -125,15 +122,15 @@ macro_rules! kernels_for {
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn direct<F: Format, const N: usize>(panel: Panel, tile: Tile, sums: &mut Sums) {
+            unsafe fn direct<F: Format, const P: usize, const N: usize>(panels: Panels, tile: Tile, sums: &mut Sums) {
                 // SAFETY: the features are those of the lanes; the pointers are the table's caller's to vouch for.
-                unsafe { direct::product::<$lanes, F, N>(panel, tile, sums) }
+                unsafe { direct::product::<$lanes, F, P, N>(panels, tile, sums) }
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn unpack<F: Format>(panel: Panel, to: Unpacked, half: usize) {
+            unsafe fn unpack<F: Format>(panels: Panels, to: Unpacked) {
                 // SAFETY: as above.
-                unsafe { tile::unpack::<$lanes, F>(panel, to, half) }
+                unsafe { tile::unpack::<$lanes, F>(panels, to) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -148,14 +145,14 @@ macro_rules! kernels_for {
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn float<V: floats::Values, const N: usize>(w: FloatPanels, x: FloatRows, sums: &mut Sums) {
+            unsafe fn float<V: floats::Values, const P: usize, const N: usize>(w: Panels, x: FloatRows, sums: &mut Sums) {
                 // SAFETY: as above.
-                unsafe { floats::product::<$lanes, V, N>(w, x, sums) }
+                unsafe { floats::product::<$lanes, V, P, N>(w, x, sums) }
             }
 
             fn choose_direct(dtype: DType, width: usize) -> Direct {
                 by_format!(dtype, Chosen => match width {
-                    $($direct_width => direct::<Chosen, $direct_width>,)*
+                    $($direct_width => direct::<Chosen, $direct_streams, $direct_width>,)*
                     _ => unreachable!("a width that tiles do not have"),
                 })
             }
@@ -187,7 +184,7 @@ macro_rules! kernels_for {
                 macro_rules! values {
                     ($values:ty) => {
                         match width {
-                            $($width => float::<$values, $width>,)*
+                            $($width => float::<$values, $streams, $width>,)*
                             _ => unreachable!("a width that tiles do not have"),
                         }
                     };
@@ -200,6 +197,13 @@ macro_rules! kernels_for {
                 }
             }
 
+            fn streams(width: usize) -> usize {
+                match width {
+                    $($width => $streams,)*
+                    _ => unreachable!("a width that tiles do not have"),
+                }
+            }
+
             pub(super) static KERNELS: Kernels = Kernels {
                 tile: <$lanes as Lanes>::TILE,
                 direct_max: <$lanes as Lanes>::DIRECT,
@@ -208,19 +212,20 @@ macro_rules! kernels_for {
                 unpack: choose_unpack,
                 product32: choose_product32,
                 float: choose_float,
+                streams,
             };
         }
     };
 }
 
-kernels_for!(scalar, Scalar, [], [1], [1]);
+kernels_for!(scalar, Scalar, [], [1 x 2], [1 x 2]);
 #[cfg(target_arch = "x86_64")]
-kernels_for!(avx2, crate::lanes::Avx2, ["avx2,fma,f16c"], [1 2], [1 2 3]);
+kernels_for!(avx2, crate::lanes::Avx2, ["avx2,fma,f16c"], [1 x 2 2 x 2], [1 x 2 2 x 2 3 x 2]);
 #[cfg(target_arch = "x86_64")]
 kernels_for!(
     avx512,
     crate::lanes::Avx512,
     ["avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"],
-    [1 2 3 4],
-    [1 2 3 4 5 6]
+    [1 x 4 2 x 4 3 x 2 4 x 2],
+    [1 x 4 2 x 4 3 x 2 4 x 2 5 x 2 6 x 2]
 );

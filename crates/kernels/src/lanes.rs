@@ -91,9 +91,6 @@ pub(crate) trait Lanes: Copy + 'static {
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `c - a * b`, rounded once.
     unsafe fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-
-    /// Asks for a cache line that will be needed soon; any address will do.
-    unsafe fn prefetch(from: *const u8);
 }
 
 /// An array of eight, each element written out: closures and iterators are not sure to be compiled with the

@@ -1,14 +1,12 @@
 //! Products of activations with weight matrices.
 
 use crate::activations::{Grouping, Tiling};
-use crate::kernels::{FloatRows, Kernels, Sums, TILE_MAX};
+use crate::kernels::{FloatRows, Kernels, STREAMS_MAX, Sums, TILE_MAX};
 use crate::lanes::LANES;
 use crate::panel::panels;
 use crate::workspace::{Inputs, Scratch, Workspace};
 use crate::{DType, Isa, Matrix, Pool, isa, silu};
 
-/// Rows of weights that are computed together: two panels.
-const PAIR: usize = 2 * LANES;
 /// Tasks a thread gets when there is enough work: small enough for threads to end together.
 const TASKS_PER_THREAD: usize = 12;
 /// Products that share one fork and join.
@@ -83,7 +81,7 @@ pub(crate) fn matmul_on(
     ws.reserve_scratch(pool.threads(), cols);
     let dtypes = products.iter().map(|product| product.w.dtype());
     ws.inputs.fill(kernels, pool, x, n, cols, dtypes);
-    let call = Call { kernels, inputs: &ws.inputs, x, n };
+    let call = Call::new(kernels, &ws.inputs, x, n);
     let scratch = PerWorker(ws.scratch.as_mut_ptr());
     for products in products.chunks_mut(TARGETS_MAX) {
         let mut targets = [None; TARGETS_MAX];
@@ -117,23 +115,23 @@ pub(crate) fn gated_mlp_on(
     ws.reserve_scratch(pool.threads(), cols);
     ws.reserve_hidden(n, width);
     ws.inputs.fill(kernels, pool, x, n, cols, [gate.dtype(), up.dtype()].into_iter());
-    let call = Call { kernels, inputs: &ws.inputs, x, n };
+    let call = Call::new(kernels, &ws.inputs, x, n);
     let scratch = PerWorker(ws.scratch.as_mut_ptr());
     let hidden = &mut ws.gate[..n * width];
     let targets = [
         Target { w: gate, bias: None, y: hidden.as_mut_ptr(), add: false },
         Target { w: up, bias: None, y: ws.up.as_mut_ptr(), add: false },
     ];
-    for_each_range(pool, width.div_ceil(PAIR), &|range, worker| {
+    for_each_range(pool, call.units(width), &|range, worker| {
         // SAFETY: there is a scratch for each worker, and a worker runs one task at a time.
         let scratch = unsafe { scratch.get(worker) };
-        for pair in range {
-            // SAFETY: each pair of panels is in one range only; it writes and then reads its own rows of the
-            // two hidden buffers, which hold `n` rows of `width` values.
+        for unit in range {
+            // SAFETY: each unit is in one range only; it writes and then reads its own rows of the two hidden
+            // buffers, which hold `n` rows of `width` values.
             unsafe {
-                call.pair(&targets[0], pair, scratch);
-                call.pair(&targets[1], pair, scratch);
-                activate(isa, &targets, n, pair);
+                call.unit(&targets[0], unit, scratch);
+                call.unit(&targets[1], unit, scratch);
+                call.activate(isa, &targets, unit);
             }
         }
     });
@@ -141,25 +139,6 @@ pub(crate) fn gated_mlp_on(
     let hidden = std::mem::take(&mut ws.gate);
     matmul_on(isa, pool, ws, &hidden[..n * width], n, &mut [Product { w: down, bias: None, y, add }]);
     ws.gate = hidden;
-}
-
-/// `gate = silu(gate) * up` for the rows of one pair of panels.
-///
-/// # Safety
-/// Both targets hold `n` rows, and nobody else uses this pair's part of them.
-unsafe fn activate(isa: Isa, targets: &[Target<'_>; 2], n: usize, pair: usize) {
-    let width = targets[0].w.rows();
-    let (from, to) = (pair * PAIR, width.min((pair + 1) * PAIR));
-    for c in 0..n {
-        // SAFETY: the caller's contract; the two buffers are apart.
-        let (gate, up) = unsafe {
-            (
-                std::slice::from_raw_parts_mut(targets[0].y.add(c * width + from), to - from),
-                std::slice::from_raw_parts(targets[1].y.add(c * width + from), to - from),
-            )
-        };
-        silu::silu_mul(isa, gate, up);
-    }
 }
 
 /// Runs `f` over ranges that cover `0..count`, with the number of the worker.
@@ -244,92 +223,120 @@ struct Call<'a> {
     inputs: &'a Inputs,
     x: &'a [f32],
     n: usize,
+    /// Panels that are computed together, a unit of work.
+    unit: usize,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    fn new(kernels: &'a Kernels, inputs: &'a Inputs, x: &'a [f32], n: usize) -> Self {
+        let unit = if n <= kernels.direct_max { (kernels.streams)(n) } else { 2 };
+        Self { kernels, inputs, x, n, unit }
+    }
+
+    /// Units that cover `rows` rows of weights.
+    fn units(&self, rows: usize) -> usize {
+        panels(rows).div_ceil(self.unit)
+    }
+
     /// Computes all targets in one fork and join.
     fn run(&self, pool: &Pool, scratch: PerWorker, targets: &[Option<Target<'_>>; TARGETS_MAX]) {
-        let pairs: usize = targets.iter().flatten().map(|target| target.w.rows().div_ceil(PAIR)).sum();
-        for_each_range(pool, pairs, &|range, worker| {
+        let units: usize = targets.iter().flatten().map(|target| self.units(target.w.rows())).sum();
+        for_each_range(pool, units, &|range, worker| {
             // SAFETY: there is a scratch for each worker, and a worker runs one task at a time.
             let scratch = unsafe { scratch.get(worker) };
             let mut first = 0;
             for target in targets.iter().flatten() {
-                let count = target.w.rows().div_ceil(PAIR);
-                for pair in range.start.max(first)..range.end.min(first + count) {
-                    // SAFETY: each pair of panels is in one range only, and writes its own rows of `y`.
-                    unsafe { self.pair(target, pair - first, scratch) };
+                let count = self.units(target.w.rows());
+                for unit in range.start.max(first)..range.end.min(first + count) {
+                    // SAFETY: each unit is in one range only, and writes its own rows of `y`.
+                    unsafe { self.unit(target, unit - first, scratch) };
                 }
                 first += count;
             }
         });
     }
 
-    /// Computes the rows of one pair of panels for all columns.
+    /// Computes the rows of one unit for all columns.
     ///
     /// # Safety
-    /// The target has `n` columns of as many rows as its weights, and nobody else uses this pair's rows of it.
-    unsafe fn pair(&self, target: &Target<'_>, pair: usize, scratch: &mut Scratch) {
-        let dtype = target.w.dtype();
-        let mut sums: Sums = [[0.0; PAIR]; TILE_MAX];
+    /// The target has `n` columns of as many rows as its weights, and nobody else uses this unit's rows of it.
+    unsafe fn unit(&self, target: &Target<'_>, unit: usize, scratch: &mut Scratch) {
+        let (dtype, cols) = (target.w.dtype(), target.w.cols());
+        let (first, count) = (unit * self.unit, self.unit);
+        let panels = target.w.panels(first);
+        let mut sums: Sums = [[0.0; STREAMS_MAX * LANES]; TILE_MAX];
         if dtype.is_float() {
             let tiling = Tiling::new(self.n, self.kernels.tile);
             for tile in 0..tiling.tiles() {
-                let (first, width) = (tiling.start(tile), tiling.width(tile));
-                let cols = target.w.cols();
-                let rows = FloatRows { x: self.x[first * cols..].as_ptr(), cols };
-                // SAFETY: the kernels are those of this processor; panels and rows have `cols` columns.
+                let (column, width) = (tiling.start(tile), tiling.width(tile));
+                let rows = FloatRows { x: self.x[column * cols..].as_ptr(), cols };
+                let product = (self.kernels.float)(dtype, width);
+                // SAFETY: the kernels are those of this processor; panels and rows have `cols` columns. No kernel
+                // takes fewer panels than a unit has.
                 unsafe {
-                    (self.kernels.float)(dtype, width)(target.w.float_panels(pair), rows, &mut sums);
-                    target.store(&sums, pair * PAIR, PAIR, first, width);
+                    product(panels, rows, &mut sums);
+                    target.store(&sums, first, count, column, width);
                 }
             }
             return;
         }
         let activations = if dtype.block_len() == 256 { &self.inputs.by256 } else { &self.inputs.by32 };
-        let both = 2 * pair + 1 < panels(target.w.rows());
         if self.n <= self.kernels.direct_max {
-            let direct = (self.kernels.direct)(dtype, self.n);
-            for half in 0..1 + usize::from(both) {
-                let panel = 2 * pair + half;
-                // SAFETY: the kernels are those of this processor; the activations were made for this call,
-                // in one tile of `n` columns.
-                unsafe {
-                    direct(target.w.panel(panel), activations.tile(0), &mut sums);
-                    target.store(&sums, panel * LANES, LANES, 0, self.n);
-                }
+            // SAFETY: the kernels are those of this processor; the activations were made for this call, in one
+            // tile of `n` columns.
+            unsafe {
+                (self.kernels.direct)(dtype, self.n)(panels, activations.tile(0), &mut sums);
+                target.store(&sums, first, count, 0, self.n);
             }
             return;
         }
-        let unpack = (self.kernels.unpack)(dtype);
         let unpacked = scratch.unpacked();
-        // SAFETY: scratch was reserved for this many columns. Where the second panel is missing, the first
-        // stands in, so that nothing undefined is read; its sums are not stored.
-        unsafe {
-            unpack(target.w.panel(2 * pair), unpacked, 0);
-            unpack(target.w.panel(2 * pair + usize::from(both)), unpacked, 1);
-        }
+        // SAFETY: scratch was reserved for this many columns.
+        unsafe { (self.kernels.unpack)(dtype)(panels, unpacked) };
         let tiling = activations.tiling();
         for tile in 0..tiling.tiles() {
-            let (first, width) = (tiling.start(tile), tiling.width(tile));
+            let (column, width) = (tiling.start(tile), tiling.width(tile));
             let product = (self.kernels.product32)(dtype, width);
             // SAFETY: as above.
             unsafe {
-                product(unpacked, target.w.cols(), activations.tile(tile), &mut sums);
-                target.store(&sums, pair * PAIR, PAIR, first, width);
+                product(unpacked, cols, activations.tile(tile), &mut sums);
+                target.store(&sums, first, count, column, width);
             }
+        }
+    }
+
+    /// `gate = silu(gate) * up` for the rows of one unit.
+    ///
+    /// # Safety
+    /// Both targets hold `n` rows of results, and nobody else uses this unit's part of them.
+    unsafe fn activate(&self, isa: Isa, [gate, up]: &[Target<'_>; 2], unit: usize) {
+        let width = gate.w.rows();
+        let rows = self.unit * LANES;
+        let (from, to) = (unit * rows, width.min((unit + 1) * rows));
+        for c in 0..self.n {
+            // SAFETY: the caller's contract; the two buffers are apart.
+            let (gate, up) = unsafe {
+                (
+                    std::slice::from_raw_parts_mut(gate.y.add(c * width + from), to - from),
+                    std::slice::from_raw_parts(up.y.add(c * width + from), to - from),
+                )
+            };
+            silu::silu_mul(isa, gate, up);
         }
     }
 }
 
 impl Target<'_> {
-    /// Stores up to `count` rows from `row` on of `width` columns from `column` on.
+    /// Stores the rows of up to `count` panels from `first` on, of `width` columns from `column` on.
     ///
     /// # Safety
     /// The target has those columns, and nobody else uses these rows of it.
-    unsafe fn store(&self, sums: &Sums, row: usize, count: usize, column: usize, width: usize) {
-        let rows = self.w.rows();
-        let count = count.min(rows - row);
+    unsafe fn store(&self, sums: &Sums, first: usize, count: usize, column: usize, width: usize) {
+        let (row, rows) = (first * LANES, self.w.rows());
+        if row >= rows {
+            return;
+        }
+        let count = (count * LANES).min(rows - row);
         for (c, sums) in sums.iter().enumerate().take(width) {
             // SAFETY: the caller's contract; `row + count` is within the rows.
             let y = unsafe { std::slice::from_raw_parts_mut(self.y.add((column + c) * rows + row), count) };

@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use crate::blocks::{Block, Shape};
 use crate::buffer::PageBuffer;
 use crate::dequantize::dequantize_block;
-use crate::kernels::{F8_BLOCK, FloatPanels, Panel};
+use crate::kernels::{F8_BLOCK, Panels};
 use crate::lanes::LANES;
 use crate::panel::{Layout, pack_floats, pack_quants, panels, read_block};
 use crate::{DType, KernelError, Pool, f8e4m3_to_f32};
@@ -162,19 +162,13 @@ impl Matrix {
         }
     }
 
-    /// Panel `index` of a quantised matrix.
-    pub(crate) fn panel(&self, index: usize) -> Panel {
-        let start = self.data[index * self.layout.stride..].as_ptr();
-        Panel { start, layout: self.layout, cols: self.cols }
-    }
-
-    /// Panels `2 * pair` and the next of a float matrix; the former twice where it is the last.
-    pub(crate) fn float_panels(&self, pair: usize) -> FloatPanels {
-        let second = (2 * pair + 1).min(panels(self.rows) - 1);
-        let start = |index: usize| self.data[index * self.layout.stride..].as_ptr();
-        let row = pair * 2 * LANES;
-        let scales = self.scales.get(row / F8_BLOCK * self.cols.div_ceil(F8_BLOCK)..).unwrap_or_default();
-        FloatPanels { start: [start(2 * pair), start(second)], cols: self.cols, scales: scales.as_ptr() }
+    /// Panels from `first` on; where there are no more, the last again.
+    pub(crate) fn panels(&self, first: usize) -> Panels {
+        let last = panels(self.rows) - 1;
+        let start = std::array::from_fn(|i| self.data[(first + i).min(last) * self.layout.stride..].as_ptr());
+        let scales = self.scales.get(first * LANES / F8_BLOCK * self.cols.div_ceil(F8_BLOCK)..);
+        let scales = scales.unwrap_or_default().as_ptr();
+        Panels { start, layout: self.layout, cols: self.cols, scales }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Products with float weights: each result is a chain of fused multiply-adds over the columns in order.
 
-use super::{FloatPanels, FloatRows, Sums};
+use super::{FloatRows, Panels, Sums};
 use crate::lanes::{LANES, Lanes};
 
 /// Columns that share a scale in `F8E4M3` weights.
@@ -39,32 +39,32 @@ values!(F16, 2, false, from => S::load_f16(from.cast()));
 values!(Bf16, 2, false, from => S::as_f(S::shl_i(S::load_u16(from.cast()), 16)));
 values!(F8, 1, true, from => S::load_f8(from));
 
-/// The 32 rows of `sums`, for `N` columns of the result.
+/// `16 * P` rows of `sums`, for `N` columns of the result.
 ///
 /// # Safety
-/// The processor has `S`'s instructions; each panel holds `w.cols` columns of `V`, and `x` as many values in each
-/// of `N` rows.
+/// The processor has `S`'s instructions; the first `P` panels hold `w.cols` columns of `V`, and `x` as many values
+/// in each of `N` rows.
 #[inline(always)]
-pub(super) unsafe fn product<S: Lanes, V: Values, const N: usize>(
-    w: FloatPanels,
+pub(super) unsafe fn product<S: Lanes, V: Values, const P: usize, const N: usize>(
+    w: Panels,
     x: FloatRows,
     sums: &mut Sums,
 ) {
     let block = if V::SCALED { F8_BLOCK } else { w.cols };
     // SAFETY: the caller's contract; every pointer stays within its panel or row.
     unsafe {
-        let mut totals = [[S::splat_f(0.0); N]; 2];
+        let mut totals = [[S::splat_f(0.0); N]; P];
         let mut from = 0;
         while from < w.cols {
             let to = w.cols.min(from + block);
-            let mut blocks = [[S::splat_f(0.0); N]; 2];
+            let mut blocks = [[S::splat_f(0.0); N]; P];
             for k in from..to {
-                let first = V::load::<S>(w.start[0].add(k * LANES * V::BYTES));
-                let second = V::load::<S>(w.start[1].add(k * LANES * V::BYTES));
-                for c in 0..N {
-                    let x = S::splat_f(x.x.add(c * x.cols + k).read());
-                    blocks[0][c] = S::fma(first, x, blocks[0][c]);
-                    blocks[1][c] = S::fma(second, x, blocks[1][c]);
+                for p in 0..P {
+                    let w = V::load::<S>(w.start[p].add(k * LANES * V::BYTES));
+                    for c in 0..N {
+                        let x = S::splat_f(x.x.add(c * x.cols + k).read());
+                        blocks[p][c] = S::fma(w, x, blocks[p][c]);
+                    }
                 }
             }
             if !V::SCALED {
@@ -72,16 +72,17 @@ pub(super) unsafe fn product<S: Lanes, V: Values, const N: usize>(
                 break;
             }
             let scale = S::splat_f(w.scales.add(from / block).read());
-            for half in 0..2 {
+            for p in 0..P {
                 for c in 0..N {
-                    totals[half][c] = S::fma(scale, blocks[half][c], totals[half][c]);
+                    totals[p][c] = S::fma(scale, blocks[p][c], totals[p][c]);
                 }
             }
             from = to;
         }
-        for c in 0..N {
-            S::store_f(sums[c].as_mut_ptr(), totals[0][c]);
-            S::store_f(sums[c].as_mut_ptr().add(LANES), totals[1][c]);
+        for p in 0..P {
+            for c in 0..N {
+                S::store_f(sums[c].as_mut_ptr().add(p * LANES), totals[p][c]);
+            }
         }
     }
 }

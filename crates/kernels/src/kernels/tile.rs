@@ -1,6 +1,6 @@
 //! Products with many columns: 32 rows are unpacked to bytes once, then multiplied with every tile of columns.
 
-use super::{Panel, Sums};
+use super::{Panels, Sums};
 use crate::DType;
 use crate::activations::Tile;
 use crate::blocks::Shape;
@@ -51,29 +51,42 @@ pub(super) fn shape(dtype: DType) -> (bool, bool, bool) {
     (dtype.block_len() == 256, Shape::of(dtype).group == 16, min)
 }
 
-/// Unpacks a panel as half 0 or 1 of 32 rows.
+/// Unpacks the first two panels as 32 rows.
 ///
 /// # Safety
-/// The processor has `S`'s instructions; `panel` holds `panel.cols` columns of format `F`, and `to` has room for
-/// as many.
+/// The processor has `S`'s instructions; the two panels hold `panels.cols` columns of format `F`, and `to` has
+/// room for as many.
 #[inline(always)]
-pub(super) unsafe fn unpack<S: Lanes, F: Format>(panel: Panel, to: Unpacked, half: usize) {
+pub(super) unsafe fn unpack<S: Lanes, F: Format>(panels: Panels, to: Unpacked) {
     // SAFETY: the caller's contract; every pointer stays within its block.
     unsafe {
-        let quants = panel.start.add(panel.layout.quants_at);
-        for chunk in 0..panel.cols / CHUNK {
-            let q = quants.add(chunk * panel.layout.quant_bytes);
-            S::prefetch(q.wrapping_add(2048));
-            let w = F::unpack::<S>(q);
-            let to = to.w.add((chunk * 16 + half) * 64);
-            let _: [(); 8] = unrolled!(s => {
-                S::store_b(to.add(s * 128), if F::MIN { w[s] } else { S::centre_at_128(w[s], F::ZERO) });
-            });
+        for chunk in 0..panels.cols / CHUNK {
+            for half in 0..2 {
+                let q = panels.start[half].add(panels.layout.quants_at + chunk * F::CHUNK_BYTES);
+                let w = F::unpack::<S>(q);
+                let to = to.w.add((chunk * 16 + half) * 64);
+                let _: [(); 8] = unrolled!(s => {
+                    S::store_b(to.add(s * 128), if F::MIN { w[s] } else { S::centre_at_128(w[s], F::ZERO) });
+                });
+            }
         }
-        let at = |i: usize| (2 * i + half) * LANES;
+        for half in 0..2 {
+            unpack_heads::<S, F>(panels, to, half);
+        }
+    }
+}
+
+/// # Safety
+/// As for [`unpack`].
+#[inline(always)]
+unsafe fn unpack_heads<S: Lanes, F: Format>(panels: Panels, to: Unpacked, half: usize) {
+    let at = |i: usize| (2 * i + half) * LANES;
+    let head_bytes = panels.layout.head_bytes;
+    // SAFETY: the caller's contract; every pointer stays within its block.
+    unsafe {
         if !F::SUPER {
-            for b in 0..panel.cols / CHUNK {
-                let head = panel.start.add(b * panel.layout.head_bytes);
+            for b in 0..panels.cols / CHUNK {
+                let head = panels.start[half].add(b * head_bytes);
                 S::store_f(to.scales.add(at(b)), F::scale::<S>(head, 0));
                 if F::MIN {
                     S::store_f(to.dmin.add(at(b)), F::dmin::<S>(head));
@@ -82,11 +95,12 @@ pub(super) unsafe fn unpack<S: Lanes, F: Format>(panel: Panel, to: Unpacked, hal
             return;
         }
         let groups = if F::SIXTEENS { 16 } else { 8 };
-        for b in 0..panel.cols / 256 {
-            let head = panel.start.add(b * panel.layout.head_bytes);
+        for b in 0..panels.cols / 256 {
+            let head = panels.start[half].add(b * head_bytes);
             S::store_f(to.d.add(at(b)), F::d::<S>(head));
-            let _: [(); 8] =
-                unrolled!(g => S::store_f(to.scales.add(at(b * groups + g)), F::scale::<S>(head, g)));
+            let _: [(); 8] = unrolled!(g => {
+                S::store_f(to.scales.add(at(b * groups + g)), F::scale::<S>(head, g));
+            });
             if F::SIXTEENS {
                 let _: [(); 8] = unrolled!(g => {
                     S::store_f(to.scales.add(at(b * groups + 8 + g)), F::scale::<S>(head, 8 + g));

@@ -16,6 +16,8 @@ pub(crate) trait Format: 'static {
     const MIN: bool;
     /// What quants hold for the value 0; a power of two, or 0 with `MIN`.
     const ZERO: u8;
+    /// Bytes of a chunk, for 16 rows.
+    const CHUNK_BYTES: usize;
 
     /// The weights of a chunk, columns `4s` to `4s + 3` of each row in vector `s`.
     unsafe fn unpack<S: Lanes>(q: *const u8) -> [S::B; 8];
@@ -115,7 +117,7 @@ macro_rules! no_min {
 
 /// Formats of 32 columns: a half for the scale, and one for the offset where there is one.
 macro_rules! block_of_32 {
-    ($(#[$doc:meta])* $name:ident, zero $zero:literal, min $min:literal, $unpack:ident) => {
+    ($(#[$doc:meta])* $name:ident, zero $zero:literal, min $min:literal, $unpack:ident, $bytes:literal) => {
         $(#[$doc])*
         pub(crate) struct $name;
         impl Format for $name {
@@ -123,6 +125,7 @@ macro_rules! block_of_32 {
             const SIXTEENS: bool = false;
             const MIN: bool = $min;
             const ZERO: u8 = $zero;
+            const CHUNK_BYTES: usize = $bytes;
 
             #[inline(always)]
             unsafe fn unpack<S: Lanes>(q: *const u8) -> [S::B; 8] {
@@ -187,32 +190,32 @@ unsafe fn iq4<S: Lanes>(q: *const u8) -> [S::B; 8] {
 
 block_of_32!(
     /// 4 bits.
-    Q4_0, zero 8, min false, nibbles
+    Q4_0, zero 8, min false, nibbles, 256
 );
 block_of_32!(
     /// 4 bits with an offset.
-    Q4_1, zero 0, min true, nibbles
+    Q4_1, zero 0, min true, nibbles, 256
 );
 block_of_32!(
     /// 5 bits.
-    Q5_0, zero 16, min false, five
+    Q5_0, zero 16, min false, five, 320
 );
 block_of_32!(
     /// 5 bits with an offset.
-    Q5_1, zero 0, min true, five
+    Q5_1, zero 0, min true, five, 320
 );
 block_of_32!(
     /// 8 bits.
-    Q8_0, zero 128, min false, bytes
+    Q8_0, zero 128, min false, bytes, 512
 );
 block_of_32!(
     /// 4-bit table.
-    Iq4Nl, zero 128, min false, iq4
+    Iq4Nl, zero 128, min false, iq4, 256
 );
 
 /// `Q4_K` and `Q5_K`: d, dmin, then 6-bit scales and minima.
 macro_rules! with_minima {
-    ($(#[$doc:meta])* $name:ident, $unpack:ident) => {
+    ($(#[$doc:meta])* $name:ident, $unpack:ident, $bytes:literal) => {
         $(#[$doc])*
         pub(crate) struct $name;
         impl Format for $name {
@@ -220,6 +223,7 @@ macro_rules! with_minima {
             const SIXTEENS: bool = false;
             const MIN: bool = true;
             const ZERO: u8 = 0;
+            const CHUNK_BYTES: usize = $bytes;
 
             #[inline(always)]
             unsafe fn unpack<S: Lanes>(q: *const u8) -> [S::B; 8] {
@@ -255,11 +259,11 @@ macro_rules! with_minima {
 
 with_minima!(
     /// 4 bits, scales and minima per 32.
-    Q4K, nibbles
+    Q4K, nibbles, 256
 );
 with_minima!(
     /// 5 bits, scales and minima per 32.
-    Q5K, five
+    Q5K, five, 320
 );
 
 /// 2 bits, scales and minima per 16.
@@ -269,6 +273,7 @@ impl Format for Q2K {
     const SIXTEENS: bool = true;
     const MIN: bool = true;
     const ZERO: u8 = 0;
+    const CHUNK_BYTES: usize = 128;
 
     #[inline(always)]
     unsafe fn unpack<S: Lanes>(q: *const u8) -> [S::B; 8] {
@@ -309,6 +314,7 @@ impl Format for Q3K {
     const SIXTEENS: bool = true;
     const MIN: bool = false;
     const ZERO: u8 = 4;
+    const CHUNK_BYTES: usize = 192;
 
     #[inline(always)]
     unsafe fn unpack<S: Lanes>(q: *const u8) -> [S::B; 8] {
@@ -335,6 +341,7 @@ impl Format for Q6K {
     const SIXTEENS: bool = true;
     const MIN: bool = false;
     const ZERO: u8 = 32;
+    const CHUNK_BYTES: usize = 384;
 
     #[inline(always)]
     unsafe fn unpack<S: Lanes>(q: *const u8) -> [S::B; 8] {
@@ -364,6 +371,7 @@ impl Format for Q8K {
     const SIXTEENS: bool = false;
     const MIN: bool = false;
     const ZERO: u8 = 128;
+    const CHUNK_BYTES: usize = 512;
 
     #[inline(always)]
     unsafe fn unpack<S: Lanes>(q: *const u8) -> [S::B; 8] {
@@ -390,6 +398,7 @@ impl Format for Iq4Xs {
     const SIXTEENS: bool = false;
     const MIN: bool = false;
     const ZERO: u8 = 128;
+    const CHUNK_BYTES: usize = 256;
 
     #[inline(always)]
     unsafe fn unpack<S: Lanes>(q: *const u8) -> [S::B; 8] {
