@@ -4,7 +4,7 @@ use aho_corasick::{AhoCorasick, Input, MatchKind};
 
 use crate::{
     error::{Result, TokenizerError},
-    split::steps::{CharSet, is_nonspacing_mark},
+    split::steps::CharSet,
 };
 
 /// Bytes of all added tokens together.
@@ -112,9 +112,8 @@ fn stands_alone(text: &str, start: usize, end: usize) -> bool {
 }
 
 fn is_word(c: char) -> bool {
-    static CONNECTORS: std::sync::LazyLock<CharSet> =
-        std::sync::LazyLock::new(|| CharSet::new(r"[\p{Pc}\p{M}\p{Join_Control}]"));
-    c.is_alphanumeric() || is_nonspacing_mark(c) || CONNECTORS.contains(c)
+    static SET: std::sync::LazyLock<CharSet> = std::sync::LazyLock::new(|| CharSet::new(r"\w"));
+    SET.contains(c)
 }
 
 #[cfg(test)]

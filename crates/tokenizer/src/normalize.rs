@@ -9,7 +9,7 @@ use crate::{
     error::Result,
     split::{
         pattern::Pattern,
-        steps::{is_nonspacing_mark, is_punctuation},
+        steps::{is_mark, is_nonspacing_mark, is_punctuation},
     },
 };
 
@@ -59,7 +59,7 @@ impl Normalizer {
                 }
                 Cow::Owned(rest.to_owned())
             }
-            Self::StripAccents => Cow::Owned(text.chars().filter(|c| !is_nonspacing_mark(*c)).collect()),
+            Self::StripAccents => Cow::Owned(text.chars().filter(|c| !is_mark(*c)).collect()),
             Self::Replace { pattern, content } => {
                 let mut out = String::with_capacity(text.len());
                 let mut copied = 0;

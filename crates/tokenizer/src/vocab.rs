@@ -28,13 +28,6 @@ pub enum TokenKind {
     Byte,
 }
 
-impl TokenKind {
-    /// Whether a user's text may be spelled with such tokens. The others are reached by rules of their own.
-    pub(crate) fn is_text(self) -> bool {
-        matches!(self, Self::Normal | Self::Added | Self::Unused)
-    }
-}
-
 /// One growing text with the ends of its parts.
 #[derive(Default)]
 struct Arena {
@@ -70,6 +63,7 @@ pub(crate) struct Vocab {
     texts: Arena,
     outputs: Arena,
     kinds: Vec<TokenKind>,
+    pieces: Vec<bool>,
     by_text: HashTable<u32>,
     by_output: HashTable<u32>,
     hasher: DefaultHashBuilder,
@@ -84,6 +78,7 @@ impl Vocab {
             texts: Arena { text: Vec::new(), ends: Vec::with_capacity(tokens) },
             outputs: Arena { text: Vec::new(), ends: Vec::with_capacity(tokens) },
             kinds: Vec::with_capacity(tokens),
+            pieces: Vec::with_capacity(tokens),
             by_text: HashTable::with_capacity(tokens),
             by_output: HashTable::with_capacity(tokens),
             hasher: DefaultHashBuilder::default(),
@@ -92,10 +87,11 @@ impl Vocab {
         }
     }
 
-    /// Adds the token with the next id. `output` is what it contributes to a text.
+    /// Adds the token with the next id. `output` is what it contributes to a text; with `piece` a user's text may be
+    /// spelled with it.
     ///
     /// Of several tokens with one text the first is found by it.
-    pub(crate) fn push(&mut self, text: &str, output: &[u8], kind: TokenKind) -> Result<u32> {
+    pub(crate) fn push(&mut self, text: &str, output: &[u8], kind: TokenKind, piece: bool) -> Result<u32> {
         if self.kinds.len() >= TOKENS_MAX {
             return Err(TokenizerError::TooLarge {
                 part: "the vocabulary".into(),
@@ -107,10 +103,11 @@ impl Vocab {
         self.texts.push(text.as_bytes())?;
         self.outputs.push(output)?;
         self.kinds.push(kind);
+        self.pieces.push(piece);
         self.longest_text = self.longest_text.max(text.len());
         let Self { texts, outputs, hasher, by_text, by_output, .. } = self;
         insert(by_text, texts, hasher, text.as_bytes(), id);
-        if kind.is_text() && !output.is_empty() {
+        if piece && !output.is_empty() {
             insert(by_output, outputs, hasher, output, id);
             self.longest_output = self.longest_output.max(output.len());
         }
@@ -126,7 +123,7 @@ impl Vocab {
         find(&self.by_text, &self.texts, &self.hasher, text.as_bytes())
     }
 
-    /// The token of text (no control, unknown or byte token) that stands for exactly these bytes.
+    /// The piece that stands for exactly these bytes.
     pub(crate) fn id_of_piece(&self, piece: &[u8]) -> Option<u32> {
         if piece.len() > self.longest_output {
             return None;
@@ -134,13 +131,13 @@ impl Vocab {
         find(&self.by_output, &self.outputs, &self.hasher, piece)
     }
 
-    /// The token of text (as for [`Self::id_of_piece`]) with this published text.
-    pub(crate) fn id_of_normal_text(&self, text: &str) -> Option<u32> {
+    /// The piece with this published text.
+    pub(crate) fn id_of_piece_text(&self, text: &str) -> Option<u32> {
         if text.len() > self.longest_text {
             return None;
         }
         let id = self.id_of_text(text)?;
-        self.kind(id).is_some_and(TokenKind::is_text).then_some(id)
+        self.is_piece(id).then_some(id)
     }
 
     /// Bytes of the longest published text: nothing longer need be looked up.
@@ -154,6 +151,11 @@ impl Vocab {
 
     pub(crate) fn output(&self, id: u32) -> Option<&[u8]> {
         self.outputs.get(id)
+    }
+
+    /// Whether a user's text may be spelled with this token; the others are reached by rules of their own.
+    pub(crate) fn is_piece(&self, id: u32) -> bool {
+        self.pieces.get(id as usize).copied().unwrap_or(false)
     }
 
     pub(crate) fn kind(&self, id: u32) -> Option<TokenKind> {

@@ -281,7 +281,8 @@ fn fill_vocab(file: &GgufVocab, kinds: &[TokenKind], model: Kind) -> Result<Voca
             (Kind::WordPiece, _) if !text.starts_with(MARK) => None,
             _ => Some(text.replace(MARK, " ").into_bytes()),
         };
-        vocab.push(text, spelled.as_deref().unwrap_or(text.as_bytes()), *kind)?;
+        let piece = matches!(kind, TokenKind::Normal | TokenKind::Unused);
+        vocab.push(text, spelled.as_deref().unwrap_or(text.as_bytes()), *kind, piece)?;
     }
     Ok(vocab)
 }
@@ -330,10 +331,14 @@ fn unigram(file: &GgufVocab, kinds: &[TokenKind], unk: Option<u32>) -> Result<Un
         .filter(|(_, ((_, kind), _))| **kind == TokenKind::Normal)
         .map(|(_, (_, score))| f64::from(*score))
         .fold(f64::INFINITY, f64::min);
-    let tokens = scored().filter(|(_, ((_, kind), _))| kind.is_text()).map(|(id, ((text, kind), score))| {
-        let score = if *kind == TokenKind::Added { 0.0 } else { f64::from(*score) };
-        (text.as_str(), id, score)
-    });
+    let tokens = scored()
+        .filter(|(_, ((_, kind), _))| {
+            matches!(kind, TokenKind::Normal | TokenKind::Added | TokenKind::Unused)
+        })
+        .map(|(id, ((text, kind), score))| {
+            let score = if *kind == TokenKind::Added { 0.0 } else { f64::from(*score) };
+            (text.as_str(), id, score)
+        });
     Unigram::new(tokens, if worst.is_finite() { worst } else { 0.0 }, unk, None)
 }
 

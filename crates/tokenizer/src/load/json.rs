@@ -1,5 +1,7 @@
 //! `tokenizer.json`, the format of Hugging Face's tokenizers.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -13,6 +15,7 @@ use super::{
 use crate::{
     added::{AddedToken, AddedTokens},
     error::{Result, TokenizerError},
+    normalize::Normalizer,
     tokenizer::{SpecialIds, Tokenizer},
     vocab::{TOKENS_MAX, TokenKind, Vocab},
 };
@@ -71,10 +74,11 @@ impl Tokenizer {
         let config = tokenizer_config.map(TokenizerConfig::read).transpose()?.unwrap_or_default();
         let added = added_tokens(file.added_tokens, &config)?;
         let entries = file.model.entries()?;
-        let slots = fill_slots(&entries, &added, file.model.unknown(&entries).as_deref())?;
 
         let mut normalizers = Vec::new();
         json_parts::normalizers(file.normalizer.as_ref(), &mut normalizers)?;
+        let unknown = file.model.unknown(&entries);
+        let slots = fill_slots(&entries, &added, unknown.as_deref(), &normalizers)?;
         let mut pre = json_parts::PreTokenizer::default();
         json_parts::pre_tokenizer(file.pre_tokenizer.as_ref(), &mut pre)?;
         let decoder = Decoder::read(file.decoder.as_ref())?;
@@ -83,8 +87,14 @@ impl Tokenizer {
         let mut vocab = Vocab::with_capacity(slots.len());
         for slot in &slots {
             let raw = slot.kind == TokenKind::Control || (byte_level && slot.kind == TokenKind::Added);
-            let output = if raw { None } else { decoder.output(&slot.text) };
-            vocab.push(&slot.text, output.as_deref().unwrap_or(slot.text.as_bytes()), slot.kind)?;
+            let output =
+                if raw { None } else { decoder.output(slot.normalized.as_deref().unwrap_or(&slot.text)) };
+            vocab.push(
+                &slot.text,
+                output.as_deref().unwrap_or(slot.text.as_bytes()),
+                slot.kind,
+                slot.is_piece,
+            )?;
         }
         let model = json_model::build(file.model, &vocab, &slots, byte_level)?;
 
@@ -104,11 +114,7 @@ impl Tokenizer {
         let (mut before, mut after) = (Vec::new(), Vec::new());
         for mut token in added {
             if token.normalized && !normalizers.is_empty() {
-                let mut text = token.text.clone().into();
-                for normalizer in &normalizers {
-                    text = normalizer.apply(text)?;
-                }
-                token.text = text.into_owned();
+                token.text = normalize(&normalizers, &token.text)?;
                 after.push(token);
             } else {
                 before.push(token);
@@ -129,6 +135,11 @@ impl Tokenizer {
             named_templates: config.named_templates,
         })
     }
+}
+
+fn normalize(normalizers: &[Normalizer], text: &str) -> Result<String> {
+    let normalized = normalizers.iter().try_fold(Cow::Borrowed(text), |text, step| step.apply(text))?;
+    Ok(normalized.into_owned())
 }
 
 /// The added tokens of both files, each id once.
@@ -171,10 +182,19 @@ pub(super) struct Slot {
     pub(super) text: String,
     pub(super) kind: TokenKind,
     pub(super) is_unknown: bool,
+    /// What an added token becomes by normalization, if it is matched after it.
+    pub(super) normalized: Option<String>,
+    /// A token of the model itself that is neither unknown nor control.
+    pub(super) is_piece: bool,
 }
 
 /// Puts the model's entries and the added tokens in the order of their ids.
-fn fill_slots(entries: &[(String, u32)], added: &[AddedToken], unknown: Option<&str>) -> Result<Vec<Slot>> {
+fn fill_slots(
+    entries: &[(String, u32)],
+    added: &[AddedToken],
+    unknown: Option<&str>,
+    normalizers: &[Normalizer],
+) -> Result<Vec<Slot>> {
     let top = entries.iter().map(|(_, id)| *id).chain(added.iter().map(|t| t.id)).max();
     let size = top.map_or(0, |id| id as usize + 1);
     // Ids may have gaps, but a file of a few bytes must not ask for gigabytes.
@@ -185,20 +205,29 @@ fn fill_slots(entries: &[(String, u32)], added: &[AddedToken], unknown: Option<&
             limit: TOKENS_MAX.min((entries.len() + added.len()) * 16 + 65_536) as u64,
         });
     }
-    let mut slots: Vec<Slot> =
-        (0..size).map(|_| Slot { text: String::new(), kind: TokenKind::Unused, is_unknown: false }).collect();
+    let mut slots: Vec<Slot> = (0..size)
+        .map(|_| Slot {
+            text: String::new(),
+            kind: TokenKind::Unused,
+            is_unknown: false,
+            normalized: None,
+            is_piece: false,
+        })
+        .collect();
     for (text, id) in entries {
         if let Some(slot) = slots.get_mut(*id as usize) {
             let is_unknown = unknown == Some(text.as_str());
             let kind = if is_unknown { TokenKind::Unknown } else { TokenKind::Normal };
-            *slot = Slot { text: text.clone(), kind, is_unknown };
+            *slot = Slot { text: text.clone(), kind, is_unknown, is_piece: !is_unknown, normalized: None };
         }
     }
     for token in added {
         if let Some(slot) = slots.get_mut(token.id as usize) {
             let is_unknown = unknown == Some(token.text.as_str());
             let kind = if token.control { TokenKind::Control } else { TokenKind::Added };
-            *slot = Slot { text: token.text.clone(), kind, is_unknown };
+            let is_piece = slot.is_piece && slot.text == token.text && kind == TokenKind::Added;
+            let normalized = token.normalized.then(|| normalize(normalizers, &token.text)).transpose()?;
+            *slot = Slot { text: token.text.clone(), kind, is_unknown, is_piece, normalized };
         }
     }
     Ok(slots)

@@ -257,7 +257,7 @@ fn unigram(file: &ModelFile, slots: &[Slot], unk: Option<u32>) -> Result<Model> 
     // What a user's text must not become is left out: control tokens, the unknown token, and with fallback the bytes.
     let tokens = (0u32..).zip(entries.iter().zip(slots)).filter_map(|(id, ((text, score), slot))| {
         let byte = file.byte_fallback && parse_byte_token(text).is_some();
-        (slot.kind.is_text() && !byte).then_some((text.as_str(), id, *score))
+        (slot.is_piece && !byte).then_some((text.as_str(), id, *score))
     });
     let bytes = file.byte_fallback.then(|| {
         let mut table = Box::new([None; 256]);

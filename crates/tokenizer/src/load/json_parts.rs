@@ -179,13 +179,19 @@ pub(super) fn pre_tokenizer(value: Option<&Value>, out: &mut PreTokenizer) -> Re
                 }
                 out.byte_level = true;
             }
-            "Split" => steps.push(Step::Split {
-                pattern: Box::new(pattern("pre_tokenizer", part)?),
-                behavior: behavior("pre_tokenizer", part, Behavior::Isolated)?,
-                invert: bool_field(part, "invert", false),
-            }),
+            "Split" => {
+                let behavior = behavior("pre_tokenizer", part, Behavior::Isolated)?;
+                let invert = bool_field(part, "invert", false);
+                let regex = part.get("pattern").and_then(|p| p.get("Regex")).and_then(Value::as_str);
+                steps.push(match regex {
+                    Some(regex) => Step::regex(regex, behavior, invert)?,
+                    None => {
+                        Step::Split { pattern: Box::new(pattern("pre_tokenizer", part)?), behavior, invert }
+                    }
+                });
+            }
             "Whitespace" => steps.push(Step::Split {
-                pattern: Box::new(Pattern::new(r"\w+|[^\w\s]+")?),
+                pattern: Box::new(Pattern::words()?),
                 behavior: Behavior::Removed,
                 invert: true,
             }),

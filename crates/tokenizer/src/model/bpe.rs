@@ -79,7 +79,7 @@ impl Bpe {
     fn whole(&self, vocab: &Vocab, piece: &str) -> Option<u32> {
         match &self.symbols {
             Symbols::Bytes(_) => vocab.id_of_piece(piece.as_bytes()),
-            Symbols::Chars { .. } => vocab.id_of_normal_text(piece),
+            Symbols::Chars { .. } => vocab.id_of_piece_text(piece),
         }
     }
 
@@ -110,7 +110,7 @@ impl Bpe {
                 &spelled
             };
             first = false;
-            if let Some(id) = vocab.id_of_normal_text(symbol) {
+            if let Some(id) = vocab.id_of_piece_text(symbol) {
                 out.push(id);
                 unknown_before = false;
                 continue;

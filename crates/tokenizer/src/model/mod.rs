@@ -31,7 +31,7 @@ impl Model {
                 Ok(())
             }
             Self::WordLevel { unk } => {
-                out.extend(vocab.id_of_piece(piece.as_bytes()).or(*unk));
+                out.extend(vocab.id_of_piece_text(piece).or(*unk));
                 Ok(())
             }
         }

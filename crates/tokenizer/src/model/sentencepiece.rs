@@ -103,7 +103,7 @@ impl SentencePiece {
         for symbol in symbols.iter().filter(|s| s.len > 0) {
             let text =
                 piece.get(symbol.start as usize..(symbol.start + symbol.len) as usize).unwrap_or_default();
-            if let Some(id) = vocab.id_of_normal_text(text) {
+            if let Some(id) = vocab.id_of_piece_text(text) {
                 out.push(id);
                 continue;
             }
@@ -126,7 +126,7 @@ impl SentencePiece {
         let (l, r) = (symbols[left as usize], symbols[right as usize]);
         let size = l.len + r.len;
         let text = piece.get(l.start as usize..(l.start + size) as usize).unwrap_or_default();
-        if let Some(id) = vocab.id_of_normal_text(text) {
+        if let Some(id) = vocab.id_of_piece_text(text) {
             let score = self.scores.get(id as usize).copied().unwrap_or(0.0);
             queue.push(Candidate { score, left, right, size });
         }

@@ -37,7 +37,7 @@ impl WordPiece {
                 if candidate.len() <= prefix.len() {
                     break None;
                 }
-                if let Some(id) = vocab.id_of_normal_text(&candidate) {
+                if let Some(id) = vocab.id_of_piece_text(&candidate) {
                     break Some(id);
                 }
                 candidate.pop();

@@ -56,6 +56,13 @@ impl Pattern {
         Self::compile(&escaped, &[Alternative { pattern: escaped.clone(), looks_ahead: false }])
     }
 
+    /// Words and runs of other characters, as the `Whitespace` pre-tokenizer finds them: here `\w` has the meaning that
+    /// the Rust engines give it.
+    pub(crate) fn words() -> Result<Self> {
+        let pattern = r"\w+|[^\w\s]+";
+        Self::compile(pattern, &[Alternative { pattern: pattern.to_owned(), looks_ahead: false }])
+    }
+
     fn compile(original: &str, alternatives: &[Alternative]) -> Result<Self> {
         let refuse = |problem: String| TokenizerError::Pattern { pattern: original.to_owned(), problem };
         let patterns: Vec<&str> = alternatives.iter().map(|a| a.pattern.as_str()).collect();

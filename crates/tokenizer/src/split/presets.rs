@@ -19,7 +19,6 @@ const DEEPSEEK_CJK: &str = "[一-龥ࠀ-一가-퟿]+";
 const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
 const SPARK25: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+|[\r\n]|\s+(?!\S)|\s+"##;
 const HAN_AND_KANA: &str = "[一-龥぀-ゟ゠-ヿ]+";
-const AFMOE_SCRIPTS: &str = r"[\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{F900}-\x{FAFF}\x{3040}-\x{309F}\x{30A0}-\x{30FF}\x{FF65}-\x{FF9F}\x{2F00}-\x{2FDF}\x{0E40}-\x{0E7F}\x{0E80}-\x{0EFF}\x{1780}-\x{17FF}\x{1000}-\x{109F}\x{AA60}-\x{AA7F}\x{A9E0}-\x{A9FF}\x{AC00}-\x{D7AF}\x{1100}-\x{11FF}]+";
 const YOUTU_SCRIPTS: &str = "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+";
 const GPT4O_CASES: [&str; 2] = [
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
@@ -74,7 +73,6 @@ enum Family {
     SeedCoder,
     Kimi,
     Ufakzeka,
-    Afmoe,
     Laguna,
     ExaoneMoe,
     Chameleon,
@@ -165,7 +163,6 @@ const NAMES: &[(&str, Family)] = &[
     ("seed-coder", Family::SeedCoder),
     ("kimi-k2", Family::Kimi),
     ("ufakzeka", Family::Ufakzeka),
-    ("afmoe", Family::Afmoe),
     ("laguna", Family::Laguna),
     ("exaone-moe", Family::ExaoneMoe),
     ("chameleon", Family::Chameleon),
@@ -224,7 +221,7 @@ pub(crate) fn preset(name: &str) -> Result<Preset> {
         }
         Family::SuperBpe => {
             let mut steps = isolated(&[r"\p{N}+"])?;
-            steps.push(Step::DigitGroups { is: is_decimal, whole_words: false });
+            steps.push(Step::DigitCuts);
             steps
         }
         Family::BailingMoe => isolated(&[BAILINGMOE])?,
@@ -234,11 +231,6 @@ pub(crate) fn preset(name: &str) -> Result<Preset> {
             isolated(&[&format!(r"[\p{{Han}}]+|{words}")])?
         }
         Family::Ufakzeka => isolated(&[UFAKZEKA])?,
-        Family::Afmoe => {
-            let mut steps = vec![Step::DigitGroups { is: char::is_numeric, whole_words: false }];
-            steps.extend(isolated(&[AFMOE_SCRIPTS, DEEPSEEK3])?);
-            steps
-        }
         Family::Laguna => isolated(&[r"[^\n]+|[\n]+", QWEN2])?,
         Family::ExaoneMoe => isolated(&[EXAONE_MOE])?,
         Family::Chameleon => isolated(&[

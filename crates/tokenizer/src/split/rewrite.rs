@@ -8,8 +8,8 @@ use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, Hir, HirKind};
 
 use crate::error::{Result, TokenizerError};
 
-/// What Oniguruma means by `\w`: the Rust engines also count the two joiners.
-const WORD: &str = r"\p{L}\p{M}\p{N}\p{Pc}";
+/// What Oniguruma means by `\w`: the Rust engines count the two joiners, and of the numbers only digits.
+const WORD: &str = r"\p{Alphabetic}\p{M}\p{N}\p{Pc}";
 /// Groups in groups.
 const DEPTH_MAX: usize = 32;
 

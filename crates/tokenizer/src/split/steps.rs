@@ -34,6 +34,8 @@ pub(crate) enum Step {
     Metaspace { mark: char, prepend: Prepend, doubled: bool, split: bool },
     /// Runs of digits are cut into groups of three from the right; with `whole_words` only those that end a word.
     DigitGroups { is: fn(char) -> bool, whole_words: bool },
+    /// Cuts in front of every group of three digits, counted from the right of their run.
+    DigitCuts,
     /// Pieces of so many characters.
     FixedLength(usize),
 }
@@ -41,6 +43,23 @@ pub(crate) enum Step {
 impl Step {
     pub(crate) fn pattern(pattern: &str, behavior: Behavior) -> Result<Self> {
         Ok(Self::Split { pattern: Box::new(Pattern::new(pattern)?), behavior, invert: false })
+    }
+
+    /// As [`Self::pattern`], but knows the published patterns that look ahead without a limit and says what they mean.
+    pub(crate) fn regex(pattern: &str, behavior: Behavior, invert: bool) -> Result<Self> {
+        if behavior == Behavior::Isolated && !invert {
+            match pattern {
+                r"\p{N}{1,3}(?=(?:\p{N}{3})*(?:\P{N}|$))" => {
+                    return Ok(Self::DigitGroups { is: char::is_numeric, whole_words: false });
+                }
+                r"\d{1,3}(?=(?:\d{3})*\b)" => {
+                    return Ok(Self::DigitGroups { is: is_decimal, whole_words: true });
+                }
+                r"(?=(\d{3})+(?!\d))" => return Ok(Self::DigitCuts),
+                _ => {}
+            }
+        }
+        Ok(Self::Split { pattern: Box::new(Pattern::new(pattern)?), behavior, invert })
     }
 
     pub(crate) fn apply(&self, pieces: &mut Pieces<'_>) -> Result<()> {
@@ -89,6 +108,17 @@ impl Step {
             }
             Self::DigitGroups { is, whole_words } => pieces.split(Behavior::Isolated, false, |text, out| {
                 group_digits(text, *is, *whole_words, |start, end| out.matched(start, end));
+                Ok(())
+            }),
+            Self::DigitCuts => pieces.split(Behavior::Isolated, false, |text, out| {
+                let mut from = 0;
+                group_digits(text, is_decimal, false, |start, end| {
+                    let full = text.get(start..end).is_some_and(|group| group.chars().count() == 3);
+                    if full && start > from {
+                        out.matched(from, start);
+                        from = start;
+                    }
+                });
                 Ok(())
             }),
             Self::FixedLength(length) => pieces.split(Behavior::Isolated, false, |text, out| {
@@ -175,7 +205,7 @@ pub(crate) fn is_punctuation(c: char) -> bool {
 /// Characters of words, as patterns mean them by `\w`.
 fn is_word(c: char) -> bool {
     static SET: std::sync::LazyLock<CharSet> =
-        std::sync::LazyLock::new(|| CharSet::new(r"[\p{L}\p{M}\p{N}\p{Pc}]"));
+        std::sync::LazyLock::new(|| CharSet::new(r"[\p{Alphabetic}\p{M}\p{N}\p{Pc}]"));
     c.is_ascii_alphanumeric() || c == '_' || (!c.is_ascii() && SET.contains(c))
 }
 
@@ -183,6 +213,12 @@ fn is_word(c: char) -> bool {
 pub(crate) fn is_decimal(c: char) -> bool {
     static SET: std::sync::LazyLock<CharSet> = std::sync::LazyLock::new(|| CharSet::new(r"\p{Nd}"));
     c.is_ascii_digit() || (!c.is_ascii() && SET.contains(c))
+}
+
+/// Marks of all kinds, Unicode's category M.
+pub(crate) fn is_mark(c: char) -> bool {
+    static SET: std::sync::LazyLock<CharSet> = std::sync::LazyLock::new(|| CharSet::new(r"\p{M}"));
+    !c.is_ascii() && SET.contains(c)
 }
 
 /// Marks that take no room of their own, Unicode's category Mn.
