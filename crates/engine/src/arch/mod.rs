@@ -82,6 +82,13 @@ impl Model {
         })
     }
 
+    /// Puts other layers in the place of the model's.
+    #[cfg(test)]
+    pub(crate) fn replace_layers(&mut self, replace: impl FnOnce(Box<dyn Arch>) -> Box<dyn Arch>) {
+        let layers = std::mem::replace(&mut self.arch, Box::new(tests::NoLayers));
+        self.arch = replace(layers);
+    }
+
     pub(crate) fn vocab_size(&self) -> usize {
         self.embed_tokens.rows()
     }

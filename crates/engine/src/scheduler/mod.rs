@@ -79,6 +79,11 @@ impl Scheduler {
         }
     }
 
+    /// Calls `f` with the number of each sequence that takes part.
+    pub(crate) fn for_each_running_id(&self, f: impl FnMut(SequenceId)) {
+        self.running.iter().copied().for_each(f);
+    }
+
     pub(crate) fn n_waiting(&self) -> usize {
         self.queues.len()
     }

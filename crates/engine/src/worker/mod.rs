@@ -53,6 +53,18 @@ struct Sampling {
     logit_rows: usize,
 }
 
+impl Sampling {
+    fn new(vocab: usize, logit_rows: usize) -> Self {
+        Self {
+            sampler: Sampler::new(vocab),
+            mask: TokenMask::new(vocab),
+            logits: vec![0.0; logit_rows * vocab],
+            raw: vec![0.0; vocab],
+            logit_rows,
+        }
+    }
+}
+
 /// The lists that make up a step. They are reused, so that a step allocates nothing.
 #[derive(Default)]
 struct Batch {
@@ -95,13 +107,7 @@ impl Worker {
             kv,
             scheduler,
             jobs: Vec::new(),
-            sampling: Sampling {
-                sampler: Sampler::new(vocab),
-                mask: TokenMask::new(vocab),
-                logits: vec![0.0; logit_rows * vocab],
-                raw: vec![0.0; vocab],
-                logit_rows,
-            },
+            sampling: Sampling::new(vocab, logit_rows),
             batch,
             pace: Pace::new(rows, config.prompt_chunk_tokens),
             speculates: config.speculation != Speculation::Off,
@@ -223,15 +229,21 @@ impl Worker {
         }
     }
 
-    /// Ends every request that took part in a step that failed.
+    /// Ends every request that took part in a step that failed, and puts everything that the step may have left
+    /// half done in order again.
     fn fail_step(&mut self, message: &str) {
-        self.scheduler.forget_prefixes();
-        let chunks = std::mem::take(&mut self.batch.chunks);
-        for chunk in &chunks {
-            let error = EngineError::Panicked { message: message.to_owned() };
-            self.finish(chunk.sequence, FinishReason::Error(error));
+        let mut failed: Vec<SequenceId> = self.batch.chunks.iter().map(|chunk| chunk.sequence).collect();
+        if failed.is_empty() {
+            // It failed while the lists were in use elsewhere, and they are lost.
+            self.scheduler.for_each_running_id(|id| failed.push(id));
         }
-        self.batch.chunks = chunks;
+        self.batch.chunks.clear();
+        self.sampling = Sampling::new(self.model.vocab_size(), self.sampling.logit_rows);
+        self.scheduler.forget_prefixes();
+        for id in failed {
+            let error = EngineError::Panicked { message: message.to_owned() };
+            self.finish(id, FinishReason::Error(error));
+        }
     }
 
     fn step(&mut self, start: Instant) {
@@ -379,3 +391,6 @@ fn recycle<'a>(mut list: Vec<SeqRows<'_>>) -> Vec<SeqRows<'a>> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
