@@ -1,7 +1,8 @@
 //! Speed of attention at the shapes of an 8B model (32 heads, 8 key heads, 128 dimensions) beside the
 //! machine's ceilings, and of the pool's fork and join.
 //!
-//! `cargo bench -p levain-kernels --bench attention [-- THREADS]`
+//! `cargo bench -p levain-kernels --bench attention [-- THREADS] [-- PART-OF-LABEL]`, for example
+//! `-- 1 "8B F16 depth 4096"`.
 
 #![expect(clippy::print_stdout, reason = "printing is what a benchmark is for")]
 
@@ -32,7 +33,9 @@ const SHAPES: [Shape; 3] = [
 ];
 
 fn main() {
-    let threads = std::env::args().find_map(|arg| arg.parse().ok());
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    let threads = args.iter().find_map(|arg| arg.parse().ok());
+    let wanted = args.iter().find(|arg| arg.parse::<usize>().is_err()).cloned().unwrap_or_default();
     let pool = threads.map_or_else(Pool::for_machine, Pool::new);
     let ceilings = Ceilings::measure(&pool);
     println!("{ceilings:?}");
@@ -41,7 +44,10 @@ fn main() {
         for dtype in [KvDType::F16, KvDType::Q8_0] {
             for depth in [0, 4096, 16_384] {
                 for rows in [1, 4, 64, 512] {
-                    measure(&pool, shape, dtype, depth, rows, &ceilings);
+                    let label = format!("{} {dtype:?} depth {depth} rows {rows}", shape.name);
+                    if format!("{label} ").contains(&wanted) {
+                        measure(&pool, shape, dtype, depth, rows, &ceilings, &label);
+                    }
                 }
             }
         }
@@ -75,7 +81,15 @@ fn fork_join(pool: &Pool) {
     );
 }
 
-fn measure(pool: &Pool, shape: Shape, dtype: KvDType, depth: usize, rows: usize, ceilings: &Ceilings) {
+fn measure(
+    pool: &Pool,
+    shape: Shape,
+    dtype: KvDType,
+    depth: usize,
+    rows: usize,
+    ceilings: &Ceilings,
+    label: &str,
+) {
     let positions = depth + rows;
     let blocks = positions.div_ceil(BLOCK_LEN);
     let layout = KvLayout {
@@ -124,8 +138,7 @@ fn measure(pool: &Pool, shape: Shape, dtype: KvDType, depth: usize, rows: usize,
     let bytes = positions * kv.bytes_per_block() / BLOCK_LEN / LAYERS;
     let gb = bytes as f64 / seconds / 1e9;
     println!(
-        "{:8} {dtype:?} depth {depth:5} rows {rows:3}: {:9.1} us  {gflops:6.1} GFLOP/s ({:3.0} %)  {gb:5.1} GB/s ({:3.0} %)",
-        shape.name,
+        "{label:32} {:9.1} us  {gflops:6.1} GFLOP/s ({:3.0} %)  {gb:5.1} GB/s ({:3.0} %)",
         seconds * 1e6,
         gflops / ceilings.f32_gflop_per_s * 100.0,
         gb / ceilings.read_gb_per_s * 100.0,

@@ -88,6 +88,11 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `to` must be writable for 16 values.
     unsafe fn store(self, to: *mut f32, x: Self::F);
+    /// Integers within ±127, as signed bytes.
+    ///
+    /// # Safety
+    /// `to` must be writable for 16 values.
+    unsafe fn store_i8(self, to: *mut i8, x: Self::F);
     /// Rounded to f16, the nearest and of two the even one.
     ///
     /// # Safety
@@ -112,6 +117,11 @@ pub(crate) trait Simd: Copy {
     fn round(self, x: Self::F) -> Self::F;
     /// 2 to the power of an integer between -126 and 127.
     fn exp2_of_integer(self, x: Self::F) -> Self::F;
+
+    /// The sum of the lanes: those eight apart first, then four, two and one.
+    fn sum(self, x: Self::F) -> f32;
+    /// The largest lane; which of several where some are NaN is not said.
+    fn largest(self, x: Self::F) -> f32;
 
     /// # Safety
     /// `from` must be readable for 64 bytes.
@@ -164,31 +174,6 @@ pub(crate) trait Simd: Copy {
             let n = to.len();
             to.copy_from_slice(&self.to_array(x)[..n]);
         }
-    }
-
-    /// The sum of the lanes: eight apart, then four, two and one.
-    #[inline(always)]
-    fn sum(self, x: Self::F) -> f32 {
-        let mut lanes = self.to_array(x);
-        for half in [8, 4, 2, 1] {
-            for i in 0..half {
-                lanes[i] += lanes[i + half];
-            }
-        }
-        lanes[0]
-    }
-
-    /// The largest lane.
-    #[inline(always)]
-    fn largest(self, x: Self::F) -> f32 {
-        let mut lanes = self.to_array(x);
-        for half in [8, 4, 2, 1] {
-            for i in 0..half {
-                let (a, b) = (lanes[i + half], lanes[i]);
-                lanes[i] = if a > b { a } else { b };
-            }
-        }
-        lanes[0]
     }
 
     /// `2^x`, within 2e-7 of the true value relatively; zero below -126, 2^127 at most, NaN for NaN.

@@ -2,9 +2,10 @@
 
 use half::f16;
 
-use super::layout::{Geometry, LANES, Q8_LEN};
+use super::layout::{Geometry, LANES, Q8_LEN, widen_at};
 use super::{KvCache, KvDType};
 use crate::pool::Pool;
+use crate::simd::{Kernel, Simd, dispatch};
 
 /// Below this many values a fork/join costs more than it gains.
 const PARALLEL_VALUES: usize = 1 << 15;
@@ -29,27 +30,9 @@ impl KvCache {
         let n_slots = self.n_blocks * layout.block_len;
         assert!(slots.iter().all(|slot| (*slot as usize) < n_slots), "a slot is beyond the cache");
 
-        let geometry = self.geometry;
-        let cache = Tiles(self.bytes.as_mut_ptr());
-        let cache = &cache;
-        let head_task = |head: usize| {
-            for (row, slot) in slots.iter().enumerate() {
-                let (block, position) =
-                    (*slot as usize / geometry.block_len, *slot as usize % geometry.block_len);
-                let start = geometry.tile_offset(block, layer, head);
-                // SAFETY: the slot was checked, so the tile lies within the buffer, which is borrowed
-                // exclusively; tasks of different heads get different tiles.
-                let tile = unsafe { std::slice::from_raw_parts_mut(cache.0.add(start), geometry.head_bytes) };
-                let at = row * heads + head;
-                let key = &k[at * geometry.k_dim..][..geometry.k_dim];
-                if geometry.values_in_keys {
-                    geometry.store_row(tile, position, key);
-                } else {
-                    geometry.store_key(tile, position, key);
-                    geometry.store_value(tile, position, &v[at * geometry.v_dim..][..geometry.v_dim]);
-                }
-            }
-        };
+        let rows = Rows { geometry: self.geometry, cache: self.bytes.as_mut_ptr(), layer, slots, k, v };
+        let rows = &rows;
+        let head_task = |head: usize| dispatch(HeadRows { rows, head });
         if k.len() + v.len() < PARALLEL_VALUES {
             (0..heads).for_each(head_task);
         } else {
@@ -58,127 +41,181 @@ impl KvCache {
     }
 }
 
-struct Tiles(*mut u8);
-// SAFETY: each task derives its own disjoint tiles from the pointer.
-unsafe impl Sync for Tiles {}
+/// What the tasks of one call share.
+struct Rows<'a> {
+    geometry: Geometry,
+    cache: *mut u8,
+    layer: usize,
+    slots: &'a [u32],
+    k: &'a [f32],
+    v: &'a [f32],
+}
 
-impl Geometry {
-    fn store_key(&self, tile: &mut [u8], position: usize, key: &[f32]) {
-        let group = &mut tile[position / LANES * self.k_unit_bytes..][..self.k_unit_bytes];
-        let lane = position % LANES;
-        match self.dtype {
-            KvDType::F32 => {
-                for (row, value) in group.chunks_exact_mut(LANES * 4).zip(key) {
-                    row[lane * 4..][..4].copy_from_slice(&value.to_le_bytes());
-                }
-            }
-            KvDType::F16 => {
-                for (row, value) in group.chunks_exact_mut(LANES * 2).zip(key) {
-                    row[lane * 2..][..2].copy_from_slice(&to_f16(*value).to_le_bytes());
-                }
-            }
-            KvDType::Q8_0 => {
-                let (scales, data) = group.split_at_mut(self.k_data);
-                for (index, values) in key.chunks(Q8_LEN).enumerate() {
-                    let (scale, quants) = quantize(values);
-                    scales[(index * LANES + lane) * 2..][..2].copy_from_slice(&scale.to_le_bytes());
-                    for (quad, four) in quants.chunks_exact(4).enumerate() {
-                        let at = (index * (Q8_LEN / 4) + quad) * 4 * LANES + lane * 4;
-                        for (byte, quant) in data[at..at + 4].iter_mut().zip(four) {
-                            *byte = quant.cast_unsigned() ^ 0x80;
-                        }
-                    }
-                }
+// SAFETY: each task derives the tiles of its own head from the pointer, and those are disjoint.
+unsafe impl Sync for Rows<'_> {}
+
+struct HeadRows<'a> {
+    rows: &'a Rows<'a>,
+    head: usize,
+}
+
+impl Kernel for HeadRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Rows { geometry, cache, layer, slots, k, v } = *self.rows;
+        let heads = geometry.layer_bytes / geometry.head_bytes;
+        for (row, slot) in slots.iter().enumerate() {
+            let (block, position) =
+                (*slot as usize / geometry.block_len, *slot as usize % geometry.block_len);
+            let start = geometry.tile_offset(block, layer, self.head);
+            // SAFETY: `append` checked the slot and the layer, so the tile lies within the cache, which it
+            // borrows exclusively; no other task has tiles of this head.
+            let tile = unsafe { std::slice::from_raw_parts_mut(cache.add(start), geometry.head_bytes) };
+            let at = row * heads + self.head;
+            let key = &k[at * geometry.k_dim..][..geometry.k_dim];
+            if geometry.values_in_keys {
+                store_row(s, &geometry, tile, position, key);
+            } else {
+                store_key(s, &geometry, tile, position, key);
+                store_value(s, &geometry, tile, position, &v[at * geometry.v_dim..][..geometry.v_dim]);
             }
         }
     }
+}
 
-    fn store_value(&self, tile: &mut [u8], position: usize, value: &[f32]) {
-        let (data, scales) = tile[self.v_start..].split_at_mut(self.v_scales - self.v_start);
-        let slices = data.chunks_exact_mut(self.v_unit_bytes);
-        match self.dtype {
-            KvDType::F32 => {
-                for (slice, values) in slices.zip(value.chunks(LANES)) {
-                    let row = &mut slice[position * LANES * 4..][..LANES * 4];
-                    for (bytes, value) in row.chunks_exact_mut(4).zip(values) {
-                        bytes.copy_from_slice(&value.to_le_bytes());
-                    }
-                }
+#[inline(always)]
+fn store_key<S: Simd>(s: S, geometry: &Geometry, tile: &mut [u8], position: usize, key: &[f32]) {
+    let group = &mut tile[position / LANES * geometry.k_unit_bytes..][..geometry.k_unit_bytes];
+    let lane = position % LANES;
+    match geometry.dtype {
+        KvDType::F32 => {
+            for (row, value) in group.chunks_exact_mut(LANES * 4).zip(key) {
+                row[lane * 4..][..4].copy_from_slice(&value.to_le_bytes());
             }
-            KvDType::F16 => {
-                for (slice, values) in slices.zip(value.chunks(LANES)) {
-                    let row = &mut slice[position * LANES * 2..][..LANES * 2];
-                    for (bytes, value) in row.chunks_exact_mut(2).zip(values) {
-                        bytes.copy_from_slice(&to_f16(*value).to_le_bytes());
-                    }
-                }
-            }
-            KvDType::Q8_0 => {
-                for (index, values) in value.chunks(Q8_LEN).enumerate() {
-                    let (scale, quants) = quantize(values);
-                    let at = (index * self.block_len + position) * 2;
-                    scales[at..at + 2].copy_from_slice(&scale.to_le_bytes());
-                    for (half, quants) in quants.chunks_exact(LANES).enumerate() {
-                        let at = (index * 2 + half) * self.v_unit_bytes + position * LANES;
-                        for (byte, quant) in data[at..at + LANES].iter_mut().zip(quants) {
-                            *byte = quant.cast_unsigned();
-                        }
-                    }
+        }
+        KvDType::F16 => {
+            for (rows, values) in group.chunks_mut(LANES * LANES * 2).zip(key.chunks(LANES)) {
+                let halves = narrow(s, values);
+                for (row, half) in rows.chunks_exact_mut(LANES * 2).zip(halves) {
+                    row[lane * 2..][..2].copy_from_slice(&half.to_le_bytes());
                 }
             }
         }
-    }
-
-    /// Stores a latent row, key and value in one.
-    fn store_row(&self, tile: &mut [u8], position: usize, key: &[f32]) {
-        let row = &mut tile[position * self.k_unit_bytes..][..self.k_unit_bytes];
-        match self.dtype {
-            KvDType::F32 => {
-                for (bytes, value) in row.chunks_exact_mut(4).zip(key) {
-                    bytes.copy_from_slice(&value.to_le_bytes());
-                }
-            }
-            KvDType::F16 => {
-                for (bytes, value) in row.chunks_exact_mut(2).zip(key) {
-                    bytes.copy_from_slice(&to_f16(*value).to_le_bytes());
-                }
-            }
-            KvDType::Q8_0 => {
-                let (data, scales) = row.split_at_mut(self.k_data);
-                for (index, values) in key.chunks(Q8_LEN).enumerate() {
-                    let (scale, quants) = quantize(values);
-                    scales[index * 2..][..2].copy_from_slice(&scale.to_le_bytes());
-                    for (byte, quant) in data[index * Q8_LEN..][..Q8_LEN].iter_mut().zip(quants) {
-                        *byte = quant.cast_unsigned();
-                    }
+        KvDType::Q8_0 => {
+            let (scales, data) = group.split_at_mut(geometry.k_data);
+            let blocks = data.chunks_exact_mut(Q8_LEN * LANES).zip(key.chunks(Q8_LEN));
+            for (index, (data, values)) in blocks.enumerate() {
+                let (scale, quants) = quantize(s, values);
+                scales[(index * LANES + lane) * 2..][..2].copy_from_slice(&scale.to_le_bytes());
+                for (quads, four) in data.chunks_exact_mut(4 * LANES).zip(quants.as_chunks::<4>().0) {
+                    quads[lane * 4..][..4].copy_from_slice(&four.map(|quant| quant.cast_unsigned() ^ 0x80));
                 }
             }
         }
     }
 }
 
-/// To f16 without overflowing to infinity; NaN stays NaN.
-fn to_f16(value: f32) -> f16 {
-    f16::from_f32(value.clamp(-F16_MAX, F16_MAX))
+#[inline(always)]
+fn store_value<S: Simd>(s: S, geometry: &Geometry, tile: &mut [u8], position: usize, value: &[f32]) {
+    let (data, scales) = tile[geometry.v_start..].split_at_mut(geometry.v_scales - geometry.v_start);
+    let slices = data.chunks_exact_mut(geometry.v_unit_bytes);
+    match geometry.dtype {
+        KvDType::F32 => {
+            for (slice, values) in slices.zip(value.chunks(LANES)) {
+                copy_f32(&mut slice[position * LANES * 4..][..LANES * 4], values);
+            }
+        }
+        KvDType::F16 => {
+            for (slice, values) in slices.zip(value.chunks(LANES)) {
+                copy_f16(&mut slice[position * LANES * 2..][..LANES * 2], narrow(s, values));
+            }
+        }
+        KvDType::Q8_0 => {
+            for (index, values) in value.chunks(Q8_LEN).enumerate() {
+                let (scale, quants) = quantize(s, values);
+                let at = (index * geometry.block_len + position) * 2;
+                scales[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+                for (half, quants) in quants.as_chunks::<LANES>().0.iter().enumerate() {
+                    let at = (index * 2 + half) * geometry.v_unit_bytes + position * LANES;
+                    data[at..at + LANES].copy_from_slice(&quants.map(i8::cast_unsigned));
+                }
+            }
+        }
+    }
 }
 
-/// Up to 32 values as 8-bit integers and a scale, rounding to the nearest. The scale is rounded first, so
-/// that the integers make up for its rounding.
-fn quantize(values: &[f32]) -> (f16, [i8; Q8_LEN]) {
+/// Stores a latent row, key and value in one.
+#[inline(always)]
+fn store_row<S: Simd>(s: S, geometry: &Geometry, tile: &mut [u8], position: usize, key: &[f32]) {
+    let row = &mut tile[position * geometry.k_unit_bytes..][..geometry.k_unit_bytes];
+    match geometry.dtype {
+        KvDType::F32 => copy_f32(row, key),
+        KvDType::F16 => {
+            for (bytes, values) in row.chunks_mut(LANES * 2).zip(key.chunks(LANES)) {
+                copy_f16(bytes, narrow(s, values));
+            }
+        }
+        KvDType::Q8_0 => {
+            let (data, scales) = row.split_at_mut(geometry.k_data);
+            let blocks = data.chunks_exact_mut(Q8_LEN).zip(scales.chunks_exact_mut(2));
+            for ((data, scale_bytes), values) in blocks.zip(key.chunks(Q8_LEN)) {
+                let (scale, quants) = quantize(s, values);
+                scale_bytes.copy_from_slice(&scale.to_le_bytes());
+                data.copy_from_slice(&quants.map(i8::cast_unsigned));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn copy_f32(bytes: &mut [u8], values: &[f32]) {
+    for (bytes, value) in bytes.chunks_exact_mut(4).zip(values) {
+        bytes.copy_from_slice(&value.to_le_bytes());
+    }
+}
+
+#[inline(always)]
+fn copy_f16(bytes: &mut [u8], halves: [u16; LANES]) {
+    for (bytes, half) in bytes.chunks_exact_mut(2).zip(halves) {
+        bytes.copy_from_slice(&half.to_le_bytes());
+    }
+}
+
+/// Up to sixteen values as f16, without overflowing to infinity; NaN stays NaN.
+#[inline(always)]
+fn narrow<S: Simd>(s: S, values: &[f32]) -> [u16; LANES] {
+    let clamped = s.min(s.splat(F16_MAX), s.max(s.splat(-F16_MAX), s.load_slice(values, 0.0)));
+    let mut halves = [0; LANES];
+    // SAFETY: the array has sixteen values.
+    unsafe { s.store_f16(halves.as_mut_ptr(), clamped) };
+    halves
+}
+
+/// Up to 32 values as 8-bit integers and a scale in f16, rounding to the nearest. The scale is rounded first,
+/// so that the integers make up for its rounding. With a value that is not finite, the scale is NaN.
+#[inline(always)]
+fn quantize<S: Simd>(s: S, values: &[f32]) -> (u16, [i8; Q8_LEN]) {
     let mut quants = [0; Q8_LEN];
-    if values.iter().any(|value| !value.is_finite()) {
-        return (f16::NAN, quants);
+    let zero = s.splat(0.0);
+    let halves = [s.load_slice(values, 0.0), s.load_slice(values.get(LANES..).unwrap_or_default(), 0.0)];
+    // Zero times a value is zero unless the value is not finite.
+    let check = s.sum(s.add(s.mul(halves[0], zero), s.mul(halves[1], zero)));
+    if check.is_nan() {
+        return (f16::NAN.to_bits(), quants);
     }
-    let largest = values.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-    // A scale below the smallest normal f16 would lose precision; such values are next to nothing beside
-    // any other key or value.
-    let scale = to_f16(largest / 127.0);
-    let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
-    for (quant, value) in quants.iter_mut().zip(values) {
-        #[expect(clippy::cast_possible_truncation, reason = "clamped to the range of i8")]
-        {
-            *quant = (value * inverse).round_ties_even().clamp(-127.0, 127.0) as i8;
-        }
+    let magnitudes = halves.map(|x| s.max(x, s.sub(zero, x)));
+    let largest = s.largest(s.max(magnitudes[0], magnitudes[1]));
+    let [scale, ..] = narrow(s, &[largest / 127.0]);
+    let widened = widen_at(&scale.to_le_bytes(), 0);
+    let inverse = s.splat(if widened == 0.0 { 0.0 } else { 1.0 / widened });
+    let limit = s.splat(127.0);
+    for (quants, x) in quants.chunks_exact_mut(LANES).zip(halves) {
+        let rounded = s.round(s.mul(x, inverse));
+        let clamped = s.min(limit, s.max(s.sub(zero, limit), rounded));
+        // SAFETY: the chunk has sixteen values.
+        unsafe { s.store_i8(quants.as_mut_ptr(), clamped) };
     }
     (scale, quants)
 }

@@ -77,6 +77,17 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8, x: Pair) {
+        proven!({
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1]));
+            // Packing works on halves, so the middle quarters come out exchanged.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(to.cast(), bytes);
+        })
+    }
+
+    #[inline(always)]
     unsafe fn store_f16(self, to: *mut u16, x: Pair) {
         proven!({
             _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[0]));
@@ -158,6 +169,16 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn sum(self, x: Pair) -> f32 {
+        proven!(sum_of_8(_mm256_add_ps(x[0], x[1])))
+    }
+
+    #[inline(always)]
+    fn largest(self, x: Pair) -> f32 {
+        proven!(largest_of_8(_mm256_max_ps(x[0], x[1])))
+    }
+
+    #[inline(always)]
     unsafe fn load_quads(self, from: *const u8) -> Self::Quads {
         proven!({
             let low = _mm256_loadu_si256(from.cast());
@@ -225,6 +246,30 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn prefetch(self, at: *const u8) {
         proven!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
+    }
+}
+
+/// # Safety
+/// AVX must be there.
+#[inline(always)]
+pub(super) unsafe fn sum_of_8(x: __m256) -> f32 {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+    }
+}
+
+/// # Safety
+/// AVX must be there.
+#[inline(always)]
+pub(super) unsafe fn largest_of_8(x: __m256) -> f32 {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+        let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::avx2::{largest_of_8, sum_of_8};
 use super::{Kernel, LANES, Simd};
 use crate::{Isa, cpu_features};
 
@@ -66,6 +67,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8, x: Self::F) {
+        proven!(_mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))))
+    }
+
+    #[inline(always)]
     unsafe fn store_f16(self, to: *mut u16, x: Self::F) {
         proven!(_mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)))
     }
@@ -126,6 +132,16 @@ impl Simd for Avx512 {
             let biased = _mm512_add_epi32(_mm512_cvtps_epi32(x), _mm512_set1_epi32(127));
             _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
         })
+    }
+
+    #[inline(always)]
+    fn sum(self, x: Self::F) -> f32 {
+        proven!(sum_of_8(_mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x))))
+    }
+
+    #[inline(always)]
+    fn largest(self, x: Self::F) -> f32 {
+        proven!(largest_of_8(_mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x))))
     }
 
     #[inline(always)]

@@ -55,6 +55,13 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "callers pass integers within ±127")]
+    unsafe fn store_i8(self, to: *mut i8, x: Self::F) {
+        // SAFETY: as in `store`.
+        unsafe { to.cast::<[i8; LANES]>().write_unaligned(x.map(|x| x as i8)) }
+    }
+
+    #[inline(always)]
     unsafe fn store_f16(self, to: *mut u16, x: Self::F) {
         let bits = x.map(|x| f16::from_f32(x).to_bits());
         // SAFETY: as in `store`.
@@ -115,6 +122,26 @@ impl Simd for Scalar {
     #[expect(clippy::cast_possible_truncation, reason = "saturates, and callers pass -126 to 127 or NaN")]
     fn exp2_of_integer(self, x: Self::F) -> Self::F {
         x.map(|x| f32::from_bits(((x as i32 + 127) << 23).cast_unsigned()))
+    }
+
+    #[inline(always)]
+    fn sum(self, mut x: Self::F) -> f32 {
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                x[i] += x[i + half];
+            }
+        }
+        x[0]
+    }
+
+    #[inline(always)]
+    fn largest(self, mut x: Self::F) -> f32 {
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                x[i] = if x[i] > x[i + half] { x[i] } else { x[i + half] };
+            }
+        }
+        x[0]
     }
 
     #[inline(always)]

@@ -74,6 +74,15 @@ impl Kernel for Everything<'_> {
             }
             out.push(s.sum(s.exp(a)).to_bits() & if s.sum(s.exp(a)).is_nan() { 0 } else { u32::MAX });
             out.push(u32::from(s.any_greater(a, b)));
+            let bytes = s.min(s.splat(127.0), s.max(s.splat(-127.0), s.round(a)));
+            let mut quants = [0_i8; LANES];
+            // SAFETY: the array has 16 values.
+            unsafe {
+                s.store_i8(quants.as_mut_ptr(), s.select_less(bytes, s.splat(128.0), bytes, s.splat(0.0)))
+            };
+            out.extend(quants.map(|quant| u32::from(quant.cast_unsigned())));
+            let largest = s.largest(s.select_less(a, s.splat(f32::INFINITY), a, s.splat(-1e9)));
+            out.push(largest.to_bits());
             let mut half = [0_u16; LANES];
             // SAFETY: the array has 16 values.
             let wide = unsafe {
