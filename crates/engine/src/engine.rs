@@ -79,7 +79,8 @@ impl Engine {
         let kv = plan::allocate(&model_config, &config, &plan)?;
         let rows_max = config.max_num_batched_tokens;
         let logit_rows = plan::logit_rows(&config);
-        let model = Model::load(checkpoint, &model_config, pool, rows_max, logit_rows, plan.context_length)?;
+        let (context, experts) = (plan.context_length, plan.expert_cache_bytes);
+        let model = Model::load(checkpoint, &model_config, pool, rows_max, logit_rows, context, experts)?;
         let shared = Arc::new(Shared::default());
         let worker = Worker::new(Arc::clone(&shared), model, kv, &config, &plan);
         let thread = thread::Builder::new()

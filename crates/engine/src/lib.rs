@@ -10,6 +10,7 @@ mod arch;
 mod config;
 mod engine;
 mod error;
+mod experts;
 mod job;
 mod kv;
 mod memory;
@@ -26,6 +27,7 @@ mod worker;
 pub use config::{CONTEXT_LENGTH_DEFAULT, EngineConfig, KvCacheType, Speculation};
 pub use engine::{Engine, RequestHandle, Shutdown};
 pub use error::EngineError;
+pub use experts::ExpertStats;
 pub use memory::free_memory;
 pub use plan::{BLOCK_LEN, MemoryPlan, WeightSizes, plan, plan_for};
 pub use request::{

@@ -11,6 +11,7 @@ use levain_kernels::{
 };
 
 use crate::engine::lock;
+use crate::error::EngineError;
 
 /// What a step computes: one entry a row in each of the first three.
 #[derive(Debug, Clone, Copy)]
@@ -67,6 +68,8 @@ pub(crate) struct Ops {
     attention: AttentionWorkspace,
     /// One for each thread, for products that are too small to be shared among threads.
     own: Vec<Mutex<OwnScratch>>,
+    /// Why the step under way is void.
+    failure: Option<EngineError>,
     /// Results of such products, one for each head.
     heads: Vec<Mutex<Vec<f32>>>,
 }
@@ -85,10 +88,25 @@ impl Ops {
         Self {
             own: (0..pool.threads()).map(|_| own()).collect(),
             heads: Vec::new(),
+            failure: None,
             pool,
             matmul: Workspace::new(rows_max, cols_max),
             attention: AttentionWorkspace::new(),
         }
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Notes that the step under way is void. It goes on with wrong numbers to its end, where the first failure
+    /// is reported.
+    pub(crate) fn fail(&mut self, error: EngineError) {
+        self.failure.get_or_insert(error);
+    }
+
+    pub(crate) fn take_failure(&mut self) -> Option<EngineError> {
+        self.failure.take()
     }
 
     /// `x[i] = weight[tokens[i]]`, `[n, hidden]`.

@@ -8,6 +8,7 @@ use levain_weights::{Checkpoint, ModelConfig};
 use crate::arch::cols_max;
 use crate::config::{CONTEXT_LENGTH_DEFAULT, EngineConfig, KvCacheType};
 use crate::error::EngineError;
+use crate::experts::BUFFERS;
 
 /// Positions in a block of the KV cache.
 pub const BLOCK_LEN: usize = 32;
@@ -65,6 +66,10 @@ fn layer_of(name: &str) -> Option<usize> {
 pub struct MemoryPlan {
     /// Weights.
     pub weights: WeightSizes,
+    /// Bytes of experts that are in memory at a time, where they do not all fit; `None` where they do.
+    pub expert_cache_bytes: Option<u64>,
+    /// Buffers for reading experts.
+    pub read_buffer_bytes: u64,
     /// The KV cache.
     pub kv_bytes: u64,
     /// Activations, logits and the sampler's tables.
@@ -84,7 +89,14 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// All bytes.
     pub fn total(&self) -> u64 {
-        self.weights.total().saturating_add(self.kv_bytes).saturating_add(self.scratch_bytes)
+        let buffers = self.scratch_bytes.saturating_add(self.read_buffer_bytes);
+        self.resident_weights().saturating_add(self.kv_bytes).saturating_add(buffers)
+    }
+
+    /// Bytes of weights in memory at a time.
+    pub fn resident_weights(&self) -> u64 {
+        let experts = self.expert_cache_bytes.unwrap_or(self.weights.expert_bytes);
+        self.weights.trunk_bytes.saturating_add(experts)
     }
 
     /// Blocks of the KV cache.
@@ -100,7 +112,15 @@ impl fmt::Display for MemoryPlan {
         };
         line("weights", self.weights.trunk_bytes, "")?;
         if self.weights.expert_bytes > 0 {
-            line("experts", self.weights.expert_bytes, "")?;
+            match self.expert_cache_bytes {
+                None => line("experts", self.weights.expert_bytes, "")?,
+                Some(bytes) => {
+                    let note =
+                        format!("   of {}, the others are read as needed", Size(self.weights.expert_bytes));
+                    line("experts", bytes, &note)?;
+                    line("reading", self.read_buffer_bytes, "")?;
+                }
+            }
         }
         let tokens = format!(
             "   {} tokens of {:?}, {} a context",
@@ -171,8 +191,16 @@ pub fn plan_for(
         });
     }
     let mut context_length = asked.unwrap_or(CONTEXT_LENGTH_DEFAULT).min(config.max_position_embeddings);
-    let fixed = weights.total().saturating_add(scratch);
     let usable = free.map_or(u64::MAX, |free| free - free / MARGIN_DIVISOR);
+    let all = weights.total().saturating_add(scratch);
+    let shortest = block_bytes.saturating_mul(context_length.div_ceil(BLOCK_LEN) as u64);
+    // Experts that do not fit are read when they are needed.
+    let streaming = Streaming::new(config, &weights).filter(|_| all.saturating_add(shortest) > usable);
+    let fixed = match &streaming {
+        None => all,
+        Some(s) => weights.trunk_bytes.saturating_add(scratch).saturating_add(s.least_bytes),
+    };
+    let usable = if streaming.is_some() { usable.saturating_sub(STREAMING_MARGIN) } else { usable };
     // The block table may not name more blocks than an index holds.
     let blocks_max = (u32::MAX / BLOCK_LEN as u32) as u64;
     let blocks_that_fit = (usable.saturating_sub(fixed) / block_bytes.max(1)).min(blocks_max) as usize;
@@ -184,13 +212,21 @@ pub fn plan_for(
     let n_blocks = match engine.kv_cache_tokens {
         Some(tokens) => tokens.div_ceil(BLOCK_LEN).max(needed_blocks),
         // Half of what is left at most goes into contexts beyond the first.
+        // Memory is better spent on experts.
+        None if streaming.is_some() => needed_blocks,
         None => (needed_blocks * CONTEXTS_IN_CACHE.min(engine.max_num_seqs))
             .min(blocks_that_fit / 2)
             .max(needed_blocks),
     };
     let kv_bytes = block_bytes.saturating_mul(n_blocks as u64);
+    let left = usable.saturating_sub(fixed.saturating_add(kv_bytes));
+    let expert_cache_bytes =
+        streaming.map(|s| left.saturating_add(s.least_cache_bytes).min(weights.expert_bytes));
+    let read_buffer_bytes = streaming.map_or(0, |s| s.buffer_bytes);
     let plan = MemoryPlan {
         weights,
+        expert_cache_bytes,
+        read_buffer_bytes,
         kv_bytes,
         scratch_bytes: scratch,
         free_bytes: free,
@@ -202,7 +238,7 @@ pub fn plan_for(
     match free {
         Some(free) if fixed.saturating_add(kv_bytes) > usable => Err(EngineError::OutOfMemory {
             needed: plan.total().saturating_add(free / MARGIN_DIVISOR),
-            weights: plan.weights.total(),
+            weights: plan.resident_weights(),
             cache: kv_bytes,
             scratch,
             context_length: context_length as u64,
@@ -211,6 +247,38 @@ pub fn plan_for(
         _ => Ok(plan),
     }
 }
+
+/// What reading experts from the disk takes.
+#[derive(Debug, Clone, Copy)]
+struct Streaming {
+    buffer_bytes: u64,
+    /// The least cache that makes sense: what one token needs of a layer, twice.
+    least_cache_bytes: u64,
+    least_bytes: u64,
+}
+
+impl Streaming {
+    /// `None` for a model without routed experts.
+    fn new(config: &ModelConfig, weights: &WeightSizes) -> Option<Self> {
+        let moe = config.moe.as_ref()?;
+        let layers = (0..config.num_hidden_layers).filter(|&layer| moe.is_moe_layer(layer)).count() as u64;
+        let expert = weights.expert_bytes.checked_div(layers.checked_mul(moe.n_routed_experts as u64)?)?;
+        if expert == 0 {
+            return None;
+        }
+        // Formats differ between layers by about a half, and buffers are as large as the largest expert.
+        let buffer_bytes = expert.saturating_mul(BUFFERS as u64).saturating_mul(3) / 2;
+        let least_cache_bytes = expert.saturating_mul(2 * moe.num_experts_per_tok as u64);
+        Some(Self {
+            buffer_bytes,
+            least_cache_bytes,
+            least_bytes: buffer_bytes.saturating_add(least_cache_bytes),
+        })
+    }
+}
+
+/// What the program and its allocator take beside what is planned, where the limit is used up to the last byte.
+const STREAMING_MARGIN: u64 = 96 << 20;
 
 /// Rows whose logits are computed together.
 pub(crate) fn logit_rows(engine: &EngineConfig) -> usize {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::experts::ExpertStats;
+
 /// One step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StepStats {
@@ -44,6 +46,8 @@ pub struct EngineStats {
     pub accepted_tokens: u64,
     /// Sequences sent back into the queue for want of blocks so far.
     pub preemptions: u64,
+    /// Experts read from the disk, where they do not all fit into memory.
+    pub experts: Option<ExpertStats>,
     /// The last step.
     pub last_step: StepStats,
 }

@@ -4,10 +4,16 @@ use levain_kernels::{DType, KvCache, Matrix, RopeTable};
 use levain_weights::{MlaConfig, ModelConfig, MoeConfig};
 
 use super::Arch;
-use super::common::{Mla, MlaBuffers, Moe, MoeBuffers, QueryProjection, Router, rope_table, softmax_factor};
+use super::common::{
+    Experts, Mla, MlaBuffers, Moe, MoeBuffers, QueryProjection, Router, rope_table, softmax_factor,
+};
 use super::loader::Loader;
 use crate::error::EngineError;
+use crate::experts::{ExpertCache, ExpertId, ExpertStats};
 use crate::ops::{ForwardBatch, GatedMlp, Ops, RmsNorm};
+
+/// Steps with more rows need most experts anyway.
+const READ_AHEAD_ROWS_MAX: usize = 4;
 
 /// The norms inside latent attention are built with their class's default, not with `rms_norm_eps`.
 const INNER_NORM_EPS: f32 = 1e-6;
@@ -39,19 +45,35 @@ pub(super) struct Deepseek {
     attention: MlaBuffers,
     /// `None` where all layers are dense.
     experts: Option<MoeBuffers>,
+    /// Where the experts do not all fit into memory.
+    cache: Option<ExpertCache>,
 }
 
 impl Arch for Deepseek {
+    fn expert_stats(&self) -> Option<ExpertStats> {
+        self.cache.as_ref().map(ExpertCache::stats)
+    }
+
     fn layers(&mut self, ops: &mut Ops, batch: &ForwardBatch<'_>, kv: &mut KvCache, x: &mut [f32]) {
         let n = batch.n();
-        let Self { layers, rope, normed, attention, experts } = self;
+        let Self { layers, rope, normed, attention, experts, cache } = self;
         let normed = &mut normed[..x.len()];
         for (index, layer) in layers.iter().enumerate() {
             ops.norm(&layer.input_layernorm, x, n, normed);
             layer.self_attn.forward(ops, attention, rope, batch, kv, index, normed, x);
             ops.norm(&layer.post_attention_layernorm, x, n, normed);
             match (&layer.mlp, experts.as_mut()) {
-                (Mlp::Experts(moe), Some(buffers)) => moe.forward(ops, buffers, n, normed, x),
+                (Mlp::Experts(moe), Some(buffers)) => {
+                    moe.forward(ops, buffers, cache.as_mut(), n, normed, x);
+                    if let (Some(cache), Some(next)) = (cache.as_mut(), layers.get(index + 1))
+                        && let Mlp::Experts(moe) = &next.mlp
+                        && n <= READ_AHEAD_ROWS_MAX
+                    {
+                        // What attention will add is not known yet; the choice is mostly the same without.
+                        ops.norm(&next.post_attention_layernorm, x, n, normed);
+                        moe.read_ahead(ops, buffers, cache, n, normed);
+                    }
+                }
                 (Mlp::Dense(mlp), _) => ops.gated_mlp_add(mlp, normed, n, x),
                 // Buffers are there whenever a layer has experts.
                 (Mlp::Experts(_), None) => {}
@@ -66,12 +88,19 @@ pub(super) fn load(
     config: &ModelConfig,
     rows_max: usize,
     context_length: usize,
+    expert_cache_bytes: Option<u64>,
 ) -> Result<Deepseek, EngineError> {
     let Some(mla) = &config.mla else {
         let what = "a DeepSeek model without latent attention (`kv_lora_rank`)".to_owned();
         return Err(EngineError::Unsupported { what });
     };
     let hidden = config.hidden_size;
+    let mut cache = match expert_cache_bytes {
+        Some(bytes) => {
+            Some(ExpertCache::new(loader.reader()?, usize::try_from(bytes).unwrap_or(usize::MAX))?)
+        }
+        None => None,
+    };
     let mut layers = Vec::with_capacity(config.num_hidden_layers);
     for index in 0..config.num_hidden_layers {
         let p = format!("model.layers.{index}");
@@ -85,7 +114,10 @@ pub(super) fn load(
                 config.rms_norm_eps,
             )?,
             mlp: match moe {
-                Some(moe) => Mlp::Experts(load_experts(loader, moe, &format!("{p}.mlp"), hidden)?),
+                Some(moe) => {
+                    let p = format!("{p}.mlp");
+                    Mlp::Experts(load_experts(loader, moe, cache.as_mut(), index as u32, &p, hidden)?)
+                }
                 None => {
                     Mlp::Dense(loader.gated_mlp(&format!("{p}.mlp"), hidden, config.intermediate_size)?)
                 }
@@ -98,6 +130,7 @@ pub(super) fn load(
         normed: vec![0.0; rows_max * hidden],
         attention: MlaBuffers::new(config, mla, rows_max, softmax_factor(&config.rope.scaling)),
         experts: config.moe.as_ref().map(|moe| MoeBuffers::new(moe, hidden, rows_max)),
+        cache,
     })
 }
 
@@ -169,6 +202,8 @@ fn load_kv_b(
 fn load_experts(
     loader: &mut Loader<'_>,
     moe: &MoeConfig,
+    cache: Option<&mut ExpertCache>,
+    layer: u32,
     p: &str,
     hidden: usize,
 ) -> Result<Moe, EngineError> {
@@ -180,8 +215,20 @@ fn load_experts(
         config: moe.clone(),
     };
     let width = moe.moe_intermediate_size;
-    let expert = |index| loader.gated_mlp(&format!("{p}.experts.{index}"), hidden, width);
-    let experts = (0..experts).map(expert).collect::<Result<_, _>>()?;
+    let name = |index| format!("{p}.experts.{index}");
+    let experts = match cache {
+        Some(cache) => {
+            for expert in 0..experts as u32 {
+                let place = loader.expert_place(&name(expert as usize), hidden, width)?;
+                cache.insert_place(ExpertId { layer, expert }, place);
+            }
+            Experts::Streamed(layer)
+        }
+        None => {
+            let resident = (0..experts).map(|index| loader.gated_mlp(&name(index), hidden, width));
+            Experts::Resident(resident.collect::<Result<_, _>>()?)
+        }
+    };
     let shared_experts = match moe.n_shared_experts {
         0 => None,
         n => Some(loader.gated_mlp(&format!("{p}.shared_experts"), hidden, n * width)?),

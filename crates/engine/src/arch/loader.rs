@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 
 use levain_kernels::{DType, Matrix, Pool, dequantize_row, quantize_row};
-use levain_weights::{Checkpoint, ModelConfig};
+use levain_weights::{Checkpoint, ModelConfig, TensorReader};
 
 use crate::error::EngineError;
+use crate::experts::{ExpertPlace, MatrixPlace};
 use crate::ops::{GatedMlp, Linear, RmsNorm};
 
 /// Rows and columns of an FP8 matrix that share a scale.
@@ -127,6 +128,35 @@ impl<'a> Loader<'a> {
         let weight = self.matrix(&format!("{prefix}.weight"), rows, cols)?;
         let bias = if bias { Some(self.vector(&format!("{prefix}.bias"), rows)?) } else { None };
         Ok(Linear { weight, bias })
+    }
+
+    /// Where an expert lies that is read when it is needed.
+    pub(super) fn expert_place(
+        &mut self,
+        prefix: &str,
+        hidden: usize,
+        width: usize,
+    ) -> Result<ExpertPlace, EngineError> {
+        Ok(ExpertPlace {
+            gate_proj: self.matrix_place(&format!("{prefix}.gate_proj.weight"), width, hidden)?,
+            up_proj: self.matrix_place(&format!("{prefix}.up_proj.weight"), width, hidden)?,
+            down_proj: self.matrix_place(&format!("{prefix}.down_proj.weight"), hidden, width)?,
+        })
+    }
+
+    fn matrix_place(&mut self, name: &str, rows: usize, cols: usize) -> Result<MatrixPlace, EngineError> {
+        let place = self.checkpoint.place(name, &[rows, cols])?;
+        self.used.insert(name.to_owned());
+        let scales = match place.dtype {
+            DType::F8E4M3 => self.scales(name, rows, cols)?,
+            _ => Vec::new(),
+        };
+        Ok(MatrixPlace { place, rows, cols, scales })
+    }
+
+    /// The checkpoint's files, for reading experts.
+    pub(super) fn reader(&self) -> Result<TensorReader, EngineError> {
+        Ok(self.checkpoint.reader()?)
     }
 
     /// `{prefix}.gate_proj`, `up_proj` and `down_proj`.

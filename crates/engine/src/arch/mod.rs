@@ -12,6 +12,7 @@ use levain_kernels::{KvCache, Matrix, Pool};
 use levain_weights::{Checkpoint, ModelConfig, ModelType};
 
 use crate::error::EngineError;
+use crate::experts::ExpertStats;
 use crate::ops::{ForwardBatch, Ops, RmsNorm};
 use loader::Loader;
 
@@ -22,6 +23,11 @@ pub(crate) trait Arch: Send + fmt::Debug {
     /// Takes the residual stream `x` `[n, hidden]` through all layers and appends each row's keys and values to
     /// the cache. `n` is at most the number of rows the architecture was loaded for.
     fn layers(&mut self, ops: &mut Ops, batch: &ForwardBatch<'_>, kv: &mut KvCache, x: &mut [f32]);
+
+    /// What reading experts has done, where they do not all fit into memory.
+    fn expert_stats(&self) -> Option<ExpertStats> {
+        None
+    }
 }
 
 /// A loaded model.
@@ -50,6 +56,7 @@ impl Model {
         rows_max: usize,
         logit_rows_max: usize,
         context_length: usize,
+        expert_cache_bytes: Option<u64>,
     ) -> Result<Self, EngineError> {
         let hidden = config.hidden_size;
         let mut loader = Loader::new(checkpoint, &pool);
@@ -57,7 +64,7 @@ impl Model {
             ModelType::Llama => Box::new(llama::load(&mut loader, config, rows_max, context_length)?),
             ModelType::Qwen2 => Box::new(qwen2::load(&mut loader, config, rows_max, context_length)?),
             ModelType::DeepseekV2 | ModelType::DeepseekV3 => {
-                Box::new(deepseek::load(&mut loader, config, rows_max, context_length)?)
+                Box::new(deepseek::load(&mut loader, config, rows_max, context_length, expert_cache_bytes)?)
             }
             other => {
                 return Err(EngineError::Unsupported { what: format!("architecture `{}`", other.name()) });
@@ -98,11 +105,19 @@ impl Model {
     }
 
     /// Computes a step. Its residual stream stays for [`Model::logits`] and [`Model::hidden_state`].
-    pub(crate) fn forward(&mut self, batch: &ForwardBatch<'_>, kv: &mut KvCache) {
+    ///
+    /// # Errors
+    /// If weights had to be read from the disk and could not be; the step is void then.
+    pub(crate) fn forward(&mut self, batch: &ForwardBatch<'_>, kv: &mut KvCache) -> Result<(), EngineError> {
         let n = batch.n();
         let x = &mut self.x[..n * self.embed_tokens.cols()];
         self.ops.embed(&self.embed_tokens, batch.tokens, x);
         self.arch.layers(&mut self.ops, batch, kv, x);
+        self.ops.take_failure().map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn expert_stats(&self) -> Option<ExpertStats> {
+        self.arch.expert_stats()
     }
 
     /// The final norm of the given rows of the last step, `[rows.len(), hidden]`, at most `logit_rows_max` of them.

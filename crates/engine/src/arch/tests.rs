@@ -49,12 +49,18 @@ struct Run {
 
 impl Run {
     fn new(folder: &Path, config: &EngineConfig) -> Self {
+        Self::with_experts(folder, config, None)
+    }
+
+    /// With so many bytes of experts in memory.
+    fn with_experts(folder: &Path, config: &EngineConfig, bytes: Option<u64>) -> Self {
         let checkpoint = Checkpoint::open(folder).unwrap();
         let model_config = checkpoint.config().unwrap();
         let plan = plan::plan(&checkpoint, config, None).unwrap();
         let pool = Pool::new(config.resolved_threads());
         let kv = plan::allocate(&model_config, config, &plan).unwrap();
-        let model = Model::load(&checkpoint, &model_config, pool, 128, 8, plan.context_length).unwrap();
+        let model =
+            Model::load(&checkpoint, &model_config, pool, 128, 8, plan.context_length, bytes).unwrap();
         let blocks = (0..plan.n_blocks() as u32).rev().collect();
         Self { vocab: model.vocab_size(), model, kv, blocks }
     }
@@ -67,7 +73,7 @@ impl Run {
         let rows =
             SeqRows { block_table: &self.blocks, first_row: 0, n_rows: tokens.len(), first_position: first };
         let batch = ForwardBatch { tokens, positions: &positions, slots: &slots, sequences: &[rows] };
-        self.model.forward(&batch, &mut self.kv);
+        self.model.forward(&batch, &mut self.kv).unwrap();
         let mut logits = vec![0.0; tokens.len() * self.vocab];
         for (index, group) in logits.chunks_mut(8 * self.vocab).enumerate() {
             let n = group.len() / self.vocab;
@@ -202,4 +208,45 @@ fn llama_is_the_same_in_any_chunks() {
 #[test]
 fn qwen2_is_the_same_in_any_chunks() {
     check_chunks(&fixture("qwen2.5"));
+}
+
+#[test]
+fn experts_from_the_disk_give_the_same_logits() {
+    for name in ["deepseek-v3-tiny", "deepseek-v2-tiny"] {
+        let folder = fixture(name);
+        let mut text = ids(&folder, "prompt");
+        text.extend(ids(&folder, "greedy"));
+        let config = EngineConfig { threads: 2, ..EngineConfig::default() };
+        let resident = Run::new(&folder, &config).in_chunks(&text, 5);
+        for (bytes, chunk) in [(0, 1), (30_000, 1), (100_000, 2), (100_000, text.len()), (1 << 30, 3)] {
+            let mut streamed = Run::with_experts(&folder, &config, Some(bytes));
+            let logits = streamed.in_chunks(&text, chunk);
+            let same = resident.iter().zip(&logits).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same && logits.len() == resident.len(), "{name}: {bytes} bytes, chunks of {chunk}");
+            let stats = streamed.model.expert_stats().unwrap();
+            assert!(stats.misses > 0 && stats.bytes_read > 0, "{stats:?}");
+            assert!(bytes == 0 || stats.resident_bytes <= bytes, "{stats:?}");
+            if bytes == 1 << 30 {
+                // With room for all of them each is read once.
+                assert!(stats.hits > stats.misses, "{stats:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_that_shrinks_fails_the_step_and_not_the_program() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(fixture("deepseek-v3-tiny").join(file), folder.path().join(file)).unwrap();
+    }
+    let mut run = Run::with_experts(folder.path(), &EngineConfig::default(), Some(1 << 20));
+    let model =
+        std::fs::OpenOptions::new().write(true).open(folder.path().join("model.safetensors")).unwrap();
+    model.set_len(4096).unwrap();
+    let rows = SeqRows { block_table: &run.blocks, first_row: 0, n_rows: 1, first_position: 0 };
+    let slots = [run.blocks[0] * BLOCK_LEN as u32];
+    let batch = ForwardBatch { tokens: &[5], positions: &[0], slots: &slots, sequences: &[rows] };
+    let error = run.model.forward(&batch, &mut run.kv).unwrap_err();
+    assert!(error.to_string().contains("shorter"), "{error}");
 }

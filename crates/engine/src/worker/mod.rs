@@ -258,7 +258,11 @@ impl Worker {
             }
             return;
         }
-        self.forward(start);
+        if let Err(error) = self.forward(start) {
+            tracing::error!(%error, "a step of the engine failed; its requests end with an error");
+            self.fail_step(&error.to_string());
+            return;
+        }
         let computed = Instant::now();
         let mut step = StepStats::default();
         let mut drafted = 0;
@@ -288,7 +292,7 @@ impl Worker {
     }
 
     /// Computes the rows of the chosen chunks.
-    fn forward(&mut self, now: Instant) {
+    fn forward(&mut self, now: Instant) -> Result<(), EngineError> {
         let Batch { chunks, tokens, positions, slots, sequences, .. } = &mut self.batch;
         tokens.clear();
         positions.clear();
@@ -312,8 +316,9 @@ impl Worker {
             }
         }
         let batch = ForwardBatch { tokens, positions, slots, sequences: &rows };
-        self.model.forward(&batch, &mut self.kv);
+        let result = self.model.forward(&batch, &mut self.kv);
         *sequences = recycle(rows);
+        result
     }
 
     /// Drafts tokens for the sequences whose next step may verify some.
@@ -367,6 +372,7 @@ impl Worker {
         self.stats.cached_blocks = pool.n_cached();
         self.stats.cached_tokens = self.scheduler.cached_tokens();
         self.stats.preemptions = self.scheduler.preemptions();
+        self.stats.experts = self.model.expert_stats();
         lock(&self.shared.inbox).waiting = self.stats.waiting;
         *lock(&self.shared.stats) = self.stats;
     }

@@ -56,6 +56,7 @@ impl Harness {
             rows,
             plan::logit_rows(&config),
             context_length,
+            None,
         )
         .unwrap();
         model.replace_layers(|layers| Box::new(Faulty(layers)));

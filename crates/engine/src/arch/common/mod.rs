@@ -7,7 +7,7 @@ mod rope;
 
 pub(super) use decoder::{Decoder, DecoderLayer};
 pub(super) use mla::{Mla, MlaBuffers, QueryProjection};
-pub(super) use moe::{Moe, MoeBuffers, Router};
+pub(super) use moe::{Experts, Moe, MoeBuffers, Router};
 pub(super) use rope::{rope_table, softmax_factor};
 
 use levain_weights::ModelConfig;

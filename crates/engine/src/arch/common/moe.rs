@@ -3,6 +3,7 @@
 use levain_kernels::{Matrix, vector};
 use levain_weights::{MoeConfig, ScoringFunc, TopkMethod};
 
+use crate::experts::{ExpertCache, ExpertId};
 use crate::ops::{GatedMlp, Ops};
 
 /// Chooses the experts of a token.
@@ -19,9 +20,18 @@ pub(crate) struct Router {
 #[derive(Debug)]
 pub(crate) struct Moe {
     pub(crate) router: Router,
-    pub(crate) experts: Vec<GatedMlp>,
+    pub(crate) experts: Experts,
     /// Sees every token; as wide as `n_shared_experts` experts.
     pub(crate) shared_experts: Option<GatedMlp>,
+}
+
+/// Where a layer's experts are.
+#[derive(Debug)]
+pub(crate) enum Experts {
+    /// All in memory.
+    Resident(Vec<GatedMlp>),
+    /// In the cache that all layers share, under this layer's number.
+    Streamed(u32),
 }
 
 /// What all layers' experts work in. K experts a token.
@@ -32,6 +42,8 @@ pub(crate) struct MoeBuffers {
     /// Chosen experts and their weights, `[rows_max, K]`
     chosen: Vec<u32>,
     weights: Vec<f32>,
+    /// Experts that some row has chosen, each once.
+    active: Vec<u32>,
     /// Where in `chosen` an expert is chosen; one expert's at a time.
     slots: Vec<usize>,
     /// The rows of one expert, and what it makes of them, `[rows_max, hidden]`
@@ -49,6 +61,7 @@ impl MoeBuffers {
             scores: vec![0.0; rows_max * experts],
             chosen: vec![0; rows_max * k],
             weights: vec![0.0; rows_max * k],
+            active: Vec::with_capacity(rows_max * k),
             slots: Vec::with_capacity(rows_max),
             gathered: vec![0.0; rows_max * hidden],
             result: vec![0.0; rows_max * hidden],
@@ -64,31 +77,37 @@ impl Moe {
         &self,
         ops: &mut Ops,
         buffers: &mut MoeBuffers,
+        mut cache: Option<&mut ExpertCache>,
         n: usize,
         normed: &[f32],
         x: &mut [f32],
     ) {
-        let MoeBuffers { scores, chosen, weights, slots, gathered, result, outputs, choice } = buffers;
-        let config = &self.router.config;
-        let (experts, k, hidden) =
-            (config.n_routed_experts, config.num_experts_per_tok, self.router.gate.cols());
-        let scores = &mut scores[..n * experts];
-        ops.project(&self.router.gate, normed, n, scores);
-        let rows = scores.chunks_exact_mut(experts);
-        for ((scores, chosen), weights) in
-            rows.zip(chosen.chunks_exact_mut(k)).zip(weights.chunks_exact_mut(k))
-        {
-            self.router.choose(scores, chosen, weights, choice);
-        }
+        self.choose(ops, buffers, n, normed);
+        let MoeBuffers { chosen, weights, active, slots, gathered, result, outputs, .. } = buffers;
+        let (k, hidden) = (self.router.config.num_experts_per_tok, self.router.gate.cols());
         let chosen = &chosen[..n * k];
-        for (index, expert) in self.experts.iter().enumerate() {
+        if let (Experts::Streamed(layer), Some(cache)) = (&self.experts, cache.as_deref_mut()) {
+            cache.begin(*layer, active);
+        }
+        // Each expert's results are kept apart, so the order in which they are computed does not matter.
+        for &index in active.iter() {
+            let expert = match (&self.experts, cache.as_deref_mut()) {
+                (Experts::Resident(experts), _) => &experts[index as usize],
+                (Experts::Streamed(layer), Some(cache)) => {
+                    let id = ExpertId { layer: *layer, expert: index };
+                    match cache.get(id, ops.pool()) {
+                        Ok(expert) => expert,
+                        Err(error) => {
+                            ops.fail(error);
+                            continue;
+                        }
+                    }
+                }
+                // A cache is there whenever a layer's experts are streamed.
+                (Experts::Streamed(_), None) => continue,
+            };
             slots.clear();
-            slots.extend(
-                chosen.iter().enumerate().filter(|&(_, &e)| e as usize == index).map(|(slot, _)| slot),
-            );
-            if slots.is_empty() {
-                continue;
-            }
+            slots.extend(chosen.iter().enumerate().filter(|&(_, &e)| e == index).map(|(slot, _)| slot));
             for (slot, gathered) in slots.iter().zip(gathered.chunks_exact_mut(hidden)) {
                 gathered.copy_from_slice(&normed[slot / k * hidden..][..hidden]);
             }
@@ -111,6 +130,40 @@ impl Moe {
         if let Some(shared) = &self.shared_experts {
             ops.gated_mlp_add(shared, normed, n, x);
         }
+    }
+
+    /// Begins to read the experts that this layer will choose if its input turns out to be about `normed`.
+    pub(crate) fn read_ahead(
+        &self,
+        ops: &mut Ops,
+        buffers: &mut MoeBuffers,
+        cache: &mut ExpertCache,
+        n: usize,
+        normed: &[f32],
+    ) {
+        if let Experts::Streamed(layer) = self.experts {
+            self.choose(ops, buffers, n, normed);
+            cache.read_ahead(layer, &buffers.active);
+        }
+    }
+
+    /// Fills `chosen`, `weights` and `active`.
+    fn choose(&self, ops: &mut Ops, buffers: &mut MoeBuffers, n: usize, normed: &[f32]) {
+        let MoeBuffers { scores, chosen, weights, active, choice, .. } = buffers;
+        let config = &self.router.config;
+        let (experts, k) = (config.n_routed_experts, config.num_experts_per_tok);
+        let scores = &mut scores[..n * experts];
+        ops.project(&self.router.gate, normed, n, scores);
+        let rows = scores.chunks_exact_mut(experts);
+        for ((scores, chosen), weights) in
+            rows.zip(chosen.chunks_exact_mut(k)).zip(weights.chunks_exact_mut(k))
+        {
+            self.router.choose(scores, chosen, weights, choice);
+        }
+        active.clear();
+        active.extend_from_slice(&chosen[..n * k]);
+        active.sort_unstable();
+        active.dedup();
     }
 }
 
