@@ -18,7 +18,7 @@ const MERGES: [(&str, &str); 11] = [
     ("in", "g"),
     ("l", "o"),
     ("an", "d"),
-    ("Ġa", "nd"),
+    ("Ġ", "and"),
     ("o", "n"),
 ];
 /// Tokens in all.
