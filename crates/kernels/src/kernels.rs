@@ -1,7 +1,10 @@
 //! The inner loops, compiled for each instruction set, and the tables that choose among them.
 
+#[expect(clippy::needless_range_loop, reason = "constant ranges unroll; iterators may not be inlined")]
 mod direct;
+#[expect(clippy::needless_range_loop, reason = "constant ranges unroll; iterators may not be inlined")]
 mod floats;
+#[expect(clippy::needless_range_loop, reason = "constant ranges unroll; iterators may not be inlined")]
 mod tile;
 
 use crate::activations::{Column, Tile, quantize};

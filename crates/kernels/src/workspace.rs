@@ -12,8 +12,36 @@ pub struct Workspace {
     /// Results of the gate and the up projection.
     pub(crate) gate: Vec<f32>,
     pub(crate) up: Vec<f32>,
+    pub(crate) experts: ExpertScratch,
     max_rows: usize,
     max_cols: usize,
+}
+
+/// What a mixture of experts needs beside the rest. A *group* is an expert that is used, with the rows routed
+/// to it; an *entry* is one row of a group.
+#[derive(Debug, Default)]
+pub(crate) struct ExpertScratch {
+    pub(crate) groups: Vec<Group>,
+    /// Where each expert's entries start; scratch of the sorting.
+    pub(crate) counts: Vec<u32>,
+    /// The row of `x` of each entry.
+    pub(crate) rows: Vec<u32>,
+    /// For each row of `x`, its entries in ascending order of experts, and their weights.
+    pub(crate) entries: Vec<(u32, f32)>,
+    /// Activations of each group.
+    pub(crate) inputs: Vec<Inputs>,
+    /// Rows of `x` in the order of entries, for float weights.
+    pub(crate) gathered: Vec<f32>,
+    /// What each entry adds to its row.
+    pub(crate) outputs: Vec<f32>,
+}
+
+/// An expert and its entries.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Group {
+    pub(crate) expert: usize,
+    pub(crate) first: usize,
+    pub(crate) count: usize,
 }
 
 /// The activations of a call, in each form that its weights ask for.

@@ -2,6 +2,8 @@
 //!
 //! Each fixture is a run of records: ggml type, byte count, value count (little-endian u32), bytes, f32 values.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use levain_kernels::{DType, dequantize_row, quantize_row};
 
 struct Record<'a> {

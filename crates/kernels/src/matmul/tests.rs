@@ -1,7 +1,7 @@
 //! Products against a plain computation, and bit for bit against each other.
 
 use super::*;
-use crate::{KernelError, cpu_features, dequantize_row, quantize_row};
+use crate::{DType, KernelError, cpu_features, dequantize_row, quantize_row};
 
 /// Numbers without a generator's dependency: a linear congruence, upper bits.
 pub(crate) struct Random(pub(crate) u64);

@@ -37,7 +37,7 @@ unsafe fn nibbles<S: Lanes>(q: *const u8) -> [S::B; 8] {
     unsafe {
         let low = S::splat_b(15);
         let v = [S::load_b(q), S::load_b(q.add(64)), S::load_b(q.add(128)), S::load_b(q.add(192))];
-        unrolled!(s => S::and_b(if s % 2 == 0 { v[s / 2] } else { S::shr_b(v[s / 2], 4) }, low))
+        unrolled!(s => S::and_b(if s.is_multiple_of(2) { v[s / 2] } else { S::shr_b(v[s / 2], 4) }, low))
     }
 }
 
