@@ -187,6 +187,34 @@ async fn unknown_paths_and_methods_are_json() {
 }
 
 #[tokio::test]
+async fn a_connection_carries_one_request_after_the_other() {
+    use tokio::io::AsyncWriteExt;
+    let server = plain().await;
+    let mut stream = server.connect().await;
+    for round in 0..3 {
+        for (path, body, status) in [
+            ("/v1/chat/completions", body(false), 200),
+            ("/v1/chat/completions", json!({}), 400),
+            ("/v1/chat/completions", body(true), 200),
+            ("/nowhere", json!({}), 404),
+        ] {
+            stream.write_all(post(path, &body, "").as_bytes()).await.unwrap();
+            let response = crate::client::read(&mut stream).await;
+            assert_eq!(response.status, status, "{path} in round {round}");
+        }
+    }
+    // A client that asks first is told to go on.
+    let text = body(false).to_string();
+    let asking = format!("content-length: {}\r\nexpect: 100-continue\r\n", text.len());
+    stream.write_all(head("POST", "/v1/chat/completions", &asking).as_bytes()).await.unwrap();
+    assert_eq!(crate::client::read(&mut stream).await.status, 100);
+    stream.write_all(text.as_bytes()).await.unwrap();
+    assert_eq!(crate::client::read(&mut stream).await.status, 200);
+    drop(stream);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn every_response_has_an_id() {
     let server = plain().await;
     let own = server.get("/health").await;

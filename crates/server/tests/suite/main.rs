@@ -13,6 +13,4 @@ mod fuzz;
 #[cfg(test)]
 mod leave;
 #[cfg(test)]
-mod secrets;
-#[cfg(test)]
 mod shutdown;

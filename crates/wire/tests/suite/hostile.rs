@@ -1,6 +1,6 @@
 //! Bytes from nowhere: every reader answers with a call or a 400, whatever it is given.
 //!
-//! `corpus/request_json` holds the seeds of the fuzz target of the same name; they are replayed and mutated here.
+//! `fuzz/corpus/request_json` holds the seeds of the fuzz target of the same name; they are replayed and mutated here.
 
 use levain_wire::openai::{ApiError, ChatCall, CompletionCall, DetokenizeCall, EmbeddingCall, TokenizeCall};
 
@@ -27,7 +27,7 @@ fn check(error: &ApiError) {
 }
 
 fn corpus() -> Vec<Vec<u8>> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/request_json");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/request_json");
     let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files.into_iter().map(|path| std::fs::read(path).unwrap()).collect()
