@@ -185,11 +185,6 @@ impl Guide {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).insert(key, compiled.clone(), bytes);
         Ok(compiled)
     }
-
-    #[cfg(test)]
-    pub(crate) fn cache_bytes(&self) -> usize {
-        self.cache.lock().unwrap().bytes
-    }
 }
 
 impl std::fmt::Debug for Guide {

@@ -85,7 +85,9 @@ pub struct ReasoningSplitter {
     held: String,
     /// Offset of the first held byte.
     base: u64,
+    /// The output follows a block, its own or an empty one of the prompt.
     after_block: bool,
+    thought: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +116,14 @@ impl ReasoningSplitter {
             (Some(_), PromptState::Open) => State::ThinkLead,
             (Some(_), _) => State::Lead,
         };
-        Self { tags, state, held: String::new(), base: 0, after_block: prompt == PromptState::Closed }
+        Self {
+            tags,
+            state,
+            held: String::new(),
+            base: 0,
+            after_block: prompt == PromptState::Closed,
+            thought: state == State::ThinkLead,
+        }
     }
 
     /// Whether the output is inside thinking now.
@@ -127,6 +136,11 @@ impl ReasoningSplitter {
     #[must_use]
     pub fn is_answering(&self) -> bool {
         matches!(self.state, State::Gap | State::Answer)
+    }
+
+    /// Whether there was a block of thinking, or is one.
+    pub(crate) fn has_thought(&self) -> bool {
+        self.thought
     }
 
     /// Whether only blank lines have followed the block so far.
@@ -145,6 +159,7 @@ impl ReasoningSplitter {
         let mut from = scanned;
         while let Some(next) = self.step(from, out) {
             self.state = next;
+            self.thought |= self.is_thinking();
             from = 0;
         }
     }

@@ -9,8 +9,8 @@ use std::{
 const TOKEN_BYTES_MAX: usize = 512;
 /// Bytes of the vocabulary that grammars look at; tokens beyond are never allowed by a grammar.
 const TABLE_BYTES_MAX: usize = 3 << 20;
-/// States of gates whose token lists are remembered.
-const GATE_STATES_MAX: usize = 1024;
+/// Lists of tokens that are remembered.
+const LISTS_MAX: usize = 1024;
 
 /// What each token adds to the text. Control tokens add nothing, unless they are marks of the model's tool or think
 /// syntax: those stand for their own text.
@@ -19,8 +19,11 @@ pub(crate) struct TokenTable {
     bytes: Vec<u8>,
     /// Tokens of nothing but newlines.
     newlines: Vec<u32>,
-    gates: Mutex<HashMap<(String, usize), Arc<[u32]>>>,
+    lists: Mutex<HashMap<ListKey, Arc<[u32]>>>,
 }
+
+/// What a remembered list is of: a name, and a state of what has the name.
+type ListKey = (String, usize);
 
 impl TokenTable {
     /// `token` gives the bytes of each of `len` tokens.
@@ -37,7 +40,7 @@ impl TokenTable {
             // The table's size fits: TABLE_BYTES_MAX is far below 2³².
             offsets.push(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         }
-        Self { offsets, bytes, newlines, gates: Mutex::default() }
+        Self { offsets, bytes, newlines, lists: Mutex::default() }
     }
 
     /// Tokens of the model's vocabulary.
@@ -62,14 +65,14 @@ impl TokenTable {
     /// The tokens whose bytes pass a test. What passes depends on `name` and `state` alone: it is remembered.
     pub(crate) fn matching(&self, name: &str, state: usize, passes: impl Fn(&[u8]) -> bool) -> Arc<[u32]> {
         let key = (name.to_owned(), state);
-        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(list) = gates.get(&key) {
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(list) = lists.get(&key) {
             return Arc::clone(list);
         }
         let ids = 0..u32::try_from(self.len()).unwrap_or(u32::MAX);
         let list: Arc<[u32]> = ids.filter(|&id| passes(self.bytes(id))).collect();
-        if gates.len() < GATE_STATES_MAX {
-            gates.insert(key, Arc::clone(&list));
+        if lists.len() < LISTS_MAX {
+            lists.insert(key, Arc::clone(&list));
         }
         list
     }
@@ -130,11 +133,6 @@ impl Gate {
     pub(crate) fn reset(&mut self) {
         self.matched = 0;
         self.dead = self.pattern.is_empty();
-    }
-
-    /// Whether the text can't come any more.
-    pub(crate) fn is_dead(&self) -> bool {
-        self.dead
     }
 
     /// Takes the bytes of a token. Returns how many of them follow the text, once it is complete.
@@ -203,7 +201,7 @@ mod tests {
         let mut anchored = Gate::new("aab", true);
         assert_eq!(anchored.push(b"aa"), None);
         assert_eq!(anchored.push(b"ab"), None);
-        assert!(anchored.is_dead());
+        assert_eq!(anchored.push(b"aab"), None);
         anchored.reset();
         assert_eq!(anchored.push(b"aab"), Some(0));
     }

@@ -6,6 +6,8 @@ mod grammar;
 mod json;
 mod parser;
 
+use serde_json::{Value, json};
+
 pub(crate) use grammar::{From, call_grammar, check_name, trigger};
 pub use parser::ToolParser;
 
@@ -56,6 +58,9 @@ pub(crate) const CALL_END: &str = "<｜tool▁call▁end｜>";
 pub(crate) const TOOL_SEP: &str = "<｜tool▁sep｜>";
 
 impl ToolSyntax {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Hermes, Self::Llama3, Self::DeepSeek, Self::DeepSeekV31, Self::Mistral];
+
     /// The syntax that a chat template writes calls in; `None` if it knows no tools or an unknown syntax.
     #[must_use]
     pub fn detect(template: &str) -> Option<Self> {
@@ -100,5 +105,32 @@ impl ToolSyntax {
     #[must_use]
     pub fn parallel(self) -> bool {
         self != Self::Llama3
+    }
+}
+
+/// Tells the model of functions in a system message, for templates that know calls but don't offer functions.
+pub(crate) fn describe(syntax: ToolSyntax, tools: &Value, messages: &mut Vec<Value>) {
+    let example = match syntax {
+        ToolSyntax::Hermes => {
+            format!("{TOOL_CALL}\n{{\"name\": NAME, \"arguments\": ARGUMENTS}}\n{TOOL_CALL_END}")
+        }
+        ToolSyntax::Llama3 => "{\"name\": NAME, \"parameters\": ARGUMENTS}".to_owned(),
+        ToolSyntax::DeepSeek => format!(
+            "{CALLS_BEGIN}{CALL_BEGIN}function{TOOL_SEP}NAME\n```json\nARGUMENTS\n```{CALL_END}{CALLS_END}"
+        ),
+        ToolSyntax::DeepSeekV31 => {
+            format!("{CALLS_BEGIN}{CALL_BEGIN}NAME{TOOL_SEP}ARGUMENTS{CALL_END}{CALLS_END}")
+        }
+        ToolSyntax::Mistral => format!("{MISTRAL_CALLS}[{{\"name\": NAME, \"arguments\": ARGUMENTS}}]"),
+    };
+    let text = format!(
+        "You can call functions. Their descriptions, with a JSON schema of their arguments:\n{tools}\n\nTo call one, \
+         answer in exactly this form, NAME being its name and ARGUMENTS a JSON object:\n{example}\nCall a function \
+         only where it helps, and only those above."
+    );
+    let first = messages.first_mut().filter(|message| message["role"] == "system");
+    match first.and_then(|message| message.get_mut("content")) {
+        Some(Value::String(content)) => *content = format!("{content}\n\n{text}"),
+        _ => messages.insert(0, json!({"role": "system", "content": text})),
     }
 }

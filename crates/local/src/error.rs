@@ -1,0 +1,92 @@
+//! What can go wrong while a model is loaded, and what the engine's refusals mean to a caller.
+
+use std::path::PathBuf;
+
+use levain_chat::ProviderError;
+use levain_engine::EngineError;
+use levain_tokenizer::TokenizerError;
+use levain_weights::WeightsError;
+
+/// Why a model can't be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LocalError {
+    /// The checkpoint can't be read.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The engine refuses the model.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The vocabulary or the chat template can't be used.
+    #[error("{path}: {source}")]
+    Tokenizer {
+        /// The file it comes from.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TokenizerError,
+    },
+    /// A file can't be read.
+    #[error("{path} can't be read: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file is larger than any of its kind.
+    #[error("{path} has {bytes} bytes; {limit} is the most that is read of such a file")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// There is no vocabulary beside the weights.
+    #[error("{folder} holds no tokenizer.json; fetch it from where the model comes from")]
+    NoTokenizer {
+        /// The checkpoint's folder.
+        folder: PathBuf,
+    },
+    /// The vocabulary and the weights don't belong together.
+    #[error("the tokenizer has {tokens} tokens and the model only {vocab_size}; they don't belong together")]
+    TokenizerMismatch {
+        /// Tokens of the tokenizer.
+        tokens: usize,
+        /// Rows of the model's embedding.
+        vocab_size: usize,
+    },
+}
+
+/// The engine's refusal in the neutral vocabulary.
+pub(crate) fn from_engine(error: &EngineError) -> ProviderError {
+    match error {
+        EngineError::ContextTooLong { prompt, context } => {
+            ProviderError::ContextLength { prompt_tokens: *prompt as u64, context_length: *context as u64 }
+        }
+        EngineError::Overloaded { .. } => ProviderError::Overloaded,
+        EngineError::ShutDown => ProviderError::ShuttingDown,
+        EngineError::OutOfMemory { needed, free, .. } => ProviderError::OutOfMemory {
+            needed_bytes: *needed,
+            free_bytes: *free,
+            hint: "choose a smaller model, a stronger quantisation or a shorter context".to_owned(),
+        },
+        EngineError::Parameter { name, .. } => {
+            ProviderError::Invalid { param: name, message: error.to_string() }
+        }
+        EngineError::EmptyPrompt | EngineError::TokenOutOfRange { .. } => {
+            ProviderError::Invalid { param: "prompt", message: error.to_string() }
+        }
+        _ => ProviderError::Internal(error.to_string()),
+    }
+}
+
+/// A tokenizer's refusal of a caller's text.
+pub(crate) fn from_tokenizer(param: &'static str, error: &TokenizerError) -> ProviderError {
+    if error.is_input() {
+        ProviderError::Invalid { param, message: error.to_string() }
+    } else {
+        ProviderError::Internal(error.to_string())
+    }
+}

@@ -1,0 +1,20 @@
+//! The local provider as its users see it.
+
+#[cfg(test)]
+mod answers;
+#[cfg(test)]
+mod common;
+#[cfg(test)]
+mod completions;
+#[cfg(test)]
+mod real;
+#[cfg(test)]
+mod reasoning;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod thinking;
+#[cfg(test)]
+mod tool_calls;
+#[cfg(test)]
+mod tools;
