@@ -25,6 +25,8 @@ pub enum Speculation {
     Off,
     /// What followed the same few tokens earlier in the text (prompt lookup).
     PromptLookup,
+    /// The model's own layer for multi-token prediction; prompt lookup where it has none.
+    MultiTokenPrediction,
 }
 
 /// How an engine is set up. The default suits a machine of its own.

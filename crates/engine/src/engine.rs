@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use levain_kernels::Pool;
 use levain_weights::{Checkpoint, ModelConfig};
 
-use crate::arch::Model;
+use crate::arch::{LoadOptions, Model};
 use crate::config::EngineConfig;
 use crate::error::EngineError;
 use crate::job::Submission;
@@ -77,10 +77,14 @@ impl Engine {
         let plan = plan::plan(checkpoint, &config, free_memory())?;
         let pool = Pool::new(config.resolved_threads());
         let kv = plan::allocate(&model_config, &config, &plan)?;
-        let rows_max = config.max_num_batched_tokens;
-        let logit_rows = plan::logit_rows(&config);
-        let (context, experts) = (plan.context_length, plan.expert_cache_bytes);
-        let model = Model::load(checkpoint, &model_config, pool, rows_max, logit_rows, context, experts)?;
+        let options = LoadOptions {
+            rows_max: config.max_num_batched_tokens,
+            logit_rows_max: plan::logit_rows(&config),
+            context_length: plan.context_length,
+            expert_cache_bytes: plan.expert_cache_bytes,
+            mtp: plan::loads_mtp(&model_config, &config),
+        };
+        let model = Model::load(checkpoint, &model_config, pool, &options)?;
         let shared = Arc::new(Shared::default());
         let worker = Worker::new(Arc::clone(&shared), model, kv, &config, &plan);
         let thread = thread::Builder::new()

@@ -6,7 +6,7 @@ use levain_kernels::{DType, KvCache, KvDType, KvLayout};
 use levain_weights::{Checkpoint, ModelConfig};
 
 use crate::arch::cols_max;
-use crate::config::{CONTEXT_LENGTH_DEFAULT, EngineConfig, KvCacheType};
+use crate::config::{CONTEXT_LENGTH_DEFAULT, EngineConfig, KvCacheType, Speculation};
 use crate::error::EngineError;
 use crate::experts::BUFFERS;
 
@@ -26,20 +26,29 @@ pub struct WeightSizes {
     pub trunk_bytes: u64,
     /// Routed experts, of which each token needs a few.
     pub expert_bytes: u64,
+    /// The layer for multi-token prediction, where the plan is to use it.
+    pub mtp_bytes: u64,
     /// Whether every tensor is F32, or FP8 with scales in F32: what is computed with them is computed in F32, and
     /// a cache of fewer bits would be the least exact part of the model.
     pub all_f32: bool,
 }
 
 impl WeightSizes {
-    /// Adds up what the model's layers use; layers for multi-token prediction are not loaded.
+    /// Adds up what the model uses; layers for multi-token prediction apart.
     pub fn of(checkpoint: &Checkpoint, config: &ModelConfig) -> Self {
         let mut sizes = Self { all_f32: true, ..Self::default() };
         for tensor in checkpoint.entries() {
-            if layer_of(tensor.name).is_some_and(|layer| layer >= config.num_hidden_layers) {
+            let bytes = tensor.bytes as u64;
+            let layer = layer_of(tensor.name);
+            if layer.is_some_and(|layer| layer >= config.num_hidden_layers) {
+                // Embedding and head are copies of the model's and not loaded; later layers are not used.
+                let copy =
+                    tensor.name.contains(".embed_tokens.") || tensor.name.contains(".shared_head.head.");
+                if layer == Some(config.num_hidden_layers) && !copy {
+                    sizes.mtp_bytes = sizes.mtp_bytes.saturating_add(bytes);
+                }
                 continue;
             }
-            let bytes = tensor.bytes as u64;
             if tensor.name.contains(".mlp.experts.") {
                 sizes.expert_bytes = sizes.expert_bytes.saturating_add(bytes);
             } else {
@@ -52,7 +61,7 @@ impl WeightSizes {
 
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.trunk_bytes.saturating_add(self.expert_bytes)
+        self.trunk_bytes.saturating_add(self.expert_bytes).saturating_add(self.mtp_bytes)
     }
 }
 
@@ -96,7 +105,7 @@ impl MemoryPlan {
     /// Bytes of weights in memory at a time.
     pub fn resident_weights(&self) -> u64 {
         let experts = self.expert_cache_bytes.unwrap_or(self.weights.expert_bytes);
-        self.weights.trunk_bytes.saturating_add(experts)
+        self.weights.trunk_bytes.saturating_add(experts).saturating_add(self.weights.mtp_bytes)
     }
 
     /// Blocks of the KV cache.
@@ -176,6 +185,10 @@ pub fn plan_for(
     free_bytes: Option<u64>,
 ) -> Result<MemoryPlan, EngineError> {
     engine.validate()?;
+    let weights = match loads_mtp(config, engine) {
+        true => weights,
+        false => WeightSizes { mtp_bytes: 0, ..weights },
+    };
     let free = free_bytes.into_iter().chain(engine.memory_limit).min();
     let layout = kv_layout(config, engine, weights.all_f32);
     let block_bytes = layout.bytes_per_block()? as u64;
@@ -198,7 +211,9 @@ pub fn plan_for(
     let streaming = Streaming::new(config, &weights).filter(|_| all.saturating_add(shortest) > usable);
     let fixed = match &streaming {
         None => all,
-        Some(s) => weights.trunk_bytes.saturating_add(scratch).saturating_add(s.least_bytes),
+        Some(s) => (weights.trunk_bytes.saturating_add(weights.mtp_bytes))
+            .saturating_add(scratch)
+            .saturating_add(s.least_bytes),
     };
     let usable = if streaming.is_some() { usable.saturating_sub(STREAMING_MARGIN) } else { usable };
     // The block table may not name more blocks than an index holds.
@@ -280,6 +295,11 @@ impl Streaming {
 /// What the program and its allocator take beside what is planned, where the limit is used up to the last byte.
 const STREAMING_MARGIN: u64 = 96 << 20;
 
+/// Whether the layer for multi-token prediction is used.
+pub(crate) fn loads_mtp(config: &ModelConfig, engine: &EngineConfig) -> bool {
+    engine.speculation == Speculation::MultiTokenPrediction && config.num_nextn_predict_layers > 0
+}
+
 /// Rows whose logits are computed together.
 pub(crate) fn logit_rows(engine: &EngineConfig) -> usize {
     engine.max_num_seqs.min(LOGIT_ROWS_MAX)
@@ -327,7 +347,7 @@ pub(crate) fn kv_layout(config: &ModelConfig, engine: &EngineConfig, weights_are
     };
     KvLayout {
         dtype,
-        n_layers: config.num_hidden_layers,
+        n_layers: config.num_hidden_layers + usize::from(loads_mtp(config, engine)),
         n_kv_heads,
         k_dim,
         v_dim,

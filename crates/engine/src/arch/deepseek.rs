@@ -3,11 +3,12 @@
 use levain_kernels::{DType, KvCache, Matrix, RopeTable};
 use levain_weights::{MlaConfig, ModelConfig, MoeConfig};
 
-use super::Arch;
 use super::common::{
     Experts, Mla, MlaBuffers, Moe, MoeBuffers, QueryProjection, Router, rope_table, softmax_factor,
 };
 use super::loader::Loader;
+use super::mtp::MtpJoin;
+use super::{Arch, LoadOptions};
 use crate::error::EngineError;
 use crate::experts::{ExpertCache, ExpertId, ExpertStats};
 use crate::ops::{ForwardBatch, GatedMlp, Ops, RmsNorm};
@@ -35,10 +36,18 @@ struct DecoderLayer {
     mlp: Mlp,
 }
 
-/// All layers and the buffers they work in.
+/// All layers and what they work in.
 #[derive(Debug)]
 pub(super) struct Deepseek {
     layers: Vec<DecoderLayer>,
+    work: Work,
+    /// The layer behind the last one, where it is to draft.
+    mtp: Option<(MtpJoin, DecoderLayer)>,
+}
+
+/// What the layers share.
+#[derive(Debug)]
+struct Work {
     rope: RopeTable,
     /// `[rows_max, hidden]`
     normed: Vec<f32>,
@@ -51,33 +60,71 @@ pub(super) struct Deepseek {
 
 impl Arch for Deepseek {
     fn expert_stats(&self) -> Option<ExpertStats> {
-        self.cache.as_ref().map(ExpertCache::stats)
+        self.work.cache.as_ref().map(ExpertCache::stats)
     }
 
     fn layers(&mut self, ops: &mut Ops, batch: &ForwardBatch<'_>, kv: &mut KvCache, x: &mut [f32]) {
-        let n = batch.n();
-        let Self { layers, rope, normed, attention, experts, cache } = self;
-        let normed = &mut normed[..x.len()];
+        let Self { layers, work, .. } = self;
         for (index, layer) in layers.iter().enumerate() {
-            ops.norm(&layer.input_layernorm, x, n, normed);
-            layer.self_attn.forward(ops, attention, rope, batch, kv, index, normed, x);
-            ops.norm(&layer.post_attention_layernorm, x, n, normed);
-            match (&layer.mlp, experts.as_mut()) {
-                (Mlp::Experts(moe), Some(buffers)) => {
-                    moe.forward(ops, buffers, cache.as_mut(), n, normed, x);
-                    if let (Some(cache), Some(next)) = (cache.as_mut(), layers.get(index + 1))
-                        && let Mlp::Experts(moe) = &next.mlp
-                        && n <= READ_AHEAD_ROWS_MAX
-                    {
-                        // What attention will add is not known yet; the choice is mostly the same without.
-                        ops.norm(&next.post_attention_layernorm, x, n, normed);
-                        moe.read_ahead(ops, buffers, cache, n, normed);
-                    }
-                }
-                (Mlp::Dense(mlp), _) => ops.gated_mlp_add(mlp, normed, n, x),
-                // Buffers are there whenever a layer has experts.
-                (Mlp::Experts(_), None) => {}
-            }
+            work.layer(ops, batch, kv, index, layer, x);
+            work.read_ahead(ops, layers.get(index + 1), batch.n(), x);
+        }
+    }
+
+    fn predict_ahead(
+        &mut self,
+        ops: &mut Ops,
+        batch: &ForwardBatch<'_>,
+        kv: &mut KvCache,
+        embedded: &[f32],
+        states: &[f32],
+        x: &mut [f32],
+    ) -> Option<&RmsNorm> {
+        let Self { layers, work, mtp } = self;
+        let (join, layer) = mtp.as_mut()?;
+        join.join(ops, batch.n(), embedded, states, x);
+        work.layer(ops, batch, kv, layers.len(), layer, x);
+        Some(&join.norm)
+    }
+}
+
+impl Work {
+    /// Takes the residual stream `x` through one layer.
+    fn layer(
+        &mut self,
+        ops: &mut Ops,
+        batch: &ForwardBatch<'_>,
+        kv: &mut KvCache,
+        index: usize,
+        layer: &DecoderLayer,
+        x: &mut [f32],
+    ) {
+        let n = batch.n();
+        let Self { rope, normed, attention, experts, cache } = self;
+        let normed = &mut normed[..x.len()];
+        ops.norm(&layer.input_layernorm, x, n, normed);
+        layer.self_attn.forward(ops, attention, rope, batch, kv, index, normed, x);
+        ops.norm(&layer.post_attention_layernorm, x, n, normed);
+        match (&layer.mlp, experts.as_mut()) {
+            (Mlp::Experts(moe), Some(buffers)) => moe.forward(ops, buffers, cache.as_mut(), n, normed, x),
+            (Mlp::Dense(mlp), _) => ops.gated_mlp_add(mlp, normed, n, x),
+            // Buffers are there whenever a layer has experts.
+            (Mlp::Experts(_), None) => {}
+        }
+    }
+
+    /// Begins to read the experts that the next layer will probably choose.
+    fn read_ahead(&mut self, ops: &mut Ops, next: Option<&DecoderLayer>, n: usize, x: &[f32]) {
+        let (Some(cache), Some(buffers), Some(next)) = (&mut self.cache, &mut self.experts, next) else {
+            return;
+        };
+        if let Mlp::Experts(moe) = &next.mlp
+            && n <= READ_AHEAD_ROWS_MAX
+        {
+            // What attention will add is not known yet; the choice is mostly the same without.
+            let normed = &mut self.normed[..x.len()];
+            ops.norm(&next.post_attention_layernorm, x, n, normed);
+            moe.read_ahead(ops, buffers, cache, n, normed);
         }
     }
 }
@@ -86,51 +133,63 @@ impl Arch for Deepseek {
 pub(super) fn load(
     loader: &mut Loader<'_>,
     config: &ModelConfig,
-    rows_max: usize,
-    context_length: usize,
-    expert_cache_bytes: Option<u64>,
+    options: &LoadOptions,
 ) -> Result<Deepseek, EngineError> {
     let Some(mla) = &config.mla else {
         let what = "a DeepSeek model without latent attention (`kv_lora_rank`)".to_owned();
         return Err(EngineError::Unsupported { what });
     };
     let hidden = config.hidden_size;
-    let mut cache = match expert_cache_bytes {
+    let rows_max = options.rows_max;
+    let mut cache = match options.expert_cache_bytes {
         Some(bytes) => {
             Some(ExpertCache::new(loader.reader()?, usize::try_from(bytes).unwrap_or(usize::MAX))?)
         }
         None => None,
     };
-    let mut layers = Vec::with_capacity(config.num_hidden_layers);
-    for index in 0..config.num_hidden_layers {
-        let p = format!("model.layers.{index}");
-        let moe = config.moe.as_ref().filter(|moe| moe.is_moe_layer(index));
-        layers.push(DecoderLayer {
-            input_layernorm: loader.norm(&format!("{p}.input_layernorm"), hidden, config.rms_norm_eps)?,
-            self_attn: load_attention(loader, config, mla, &format!("{p}.self_attn"))?,
-            post_attention_layernorm: loader.norm(
-                &format!("{p}.post_attention_layernorm"),
-                hidden,
-                config.rms_norm_eps,
-            )?,
-            mlp: match moe {
-                Some(moe) => {
-                    let p = format!("{p}.mlp");
-                    Mlp::Experts(load_experts(loader, moe, cache.as_mut(), index as u32, &p, hidden)?)
-                }
-                None => {
-                    Mlp::Dense(loader.gated_mlp(&format!("{p}.mlp"), hidden, config.intermediate_size)?)
-                }
-            },
-        });
-    }
-    Ok(Deepseek {
-        layers,
-        rope: rope_table(&config.rope, context_length)?,
+    let layers = (0..config.num_hidden_layers)
+        .map(|index| load_layer(loader, config, mla, cache.as_mut(), index))
+        .collect::<Result<_, _>>()?;
+    let mtp = match options.mtp {
+        true => {
+            let index = config.num_hidden_layers;
+            let p = format!("model.layers.{index}");
+            let join = MtpJoin::load(loader, &p, hidden, config.rms_norm_eps, rows_max)?;
+            Some((join, load_layer(loader, config, mla, cache.as_mut(), index)?))
+        }
+        false => None,
+    };
+    let work = Work {
+        rope: rope_table(&config.rope, options.context_length)?,
         normed: vec![0.0; rows_max * hidden],
         attention: MlaBuffers::new(config, mla, rows_max, softmax_factor(&config.rope.scaling)),
         experts: config.moe.as_ref().map(|moe| MoeBuffers::new(moe, hidden, rows_max)),
         cache,
+    };
+    Ok(Deepseek { layers, work, mtp })
+}
+
+fn load_layer(
+    loader: &mut Loader<'_>,
+    config: &ModelConfig,
+    mla: &MlaConfig,
+    cache: Option<&mut ExpertCache>,
+    index: usize,
+) -> Result<DecoderLayer, EngineError> {
+    let (hidden, eps) = (config.hidden_size, config.rms_norm_eps);
+    let p = format!("model.layers.{index}");
+    let moe = config.moe.as_ref().filter(|moe| moe.is_moe_layer(index));
+    Ok(DecoderLayer {
+        input_layernorm: loader.norm(&format!("{p}.input_layernorm"), hidden, eps)?,
+        self_attn: load_attention(loader, config, mla, &format!("{p}.self_attn"))?,
+        post_attention_layernorm: loader.norm(&format!("{p}.post_attention_layernorm"), hidden, eps)?,
+        mlp: match moe {
+            Some(moe) => {
+                let p = format!("{p}.mlp");
+                Mlp::Experts(load_experts(loader, moe, cache, index as u32, &p, hidden)?)
+            }
+            None => Mlp::Dense(loader.gated_mlp(&format!("{p}.mlp"), hidden, config.intermediate_size)?),
+        },
     })
 }
 

@@ -4,6 +4,7 @@ mod common;
 mod deepseek;
 mod llama;
 mod loader;
+mod mtp;
 mod qwen2;
 
 use std::fmt;
@@ -24,10 +25,70 @@ pub(crate) trait Arch: Send + fmt::Debug {
     /// the cache. `n` is at most the number of rows the architecture was loaded for.
     fn layers(&mut self, ops: &mut Ops, batch: &ForwardBatch<'_>, kv: &mut KvCache, x: &mut [f32]);
 
+    /// The states from which the output head reads the token after the next, where the architecture has a layer
+    /// for that and it is loaded: into `x` `[n, hidden]`, before the norm that is returned.
+    ///
+    /// `batch` holds the next tokens at their predecessors' positions, `embedded` their embeddings and `states` the
+    /// model's states at these positions after the final norm, both `[n, hidden]`.
+    fn predict_ahead(
+        &mut self,
+        ops: &mut Ops,
+        batch: &ForwardBatch<'_>,
+        kv: &mut KvCache,
+        embedded: &[f32],
+        states: &[f32],
+        x: &mut [f32],
+    ) -> Option<&RmsNorm> {
+        let _ = (ops, batch, kv, embedded, states, x);
+        None
+    }
+
     /// What reading experts has done, where they do not all fit into memory.
     fn expert_stats(&self) -> Option<ExpertStats> {
         None
     }
+}
+
+/// How a model is loaded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LoadOptions {
+    /// The most rows of a step.
+    pub(crate) rows_max: usize,
+    /// The most rows whose logits are computed together.
+    pub(crate) logit_rows_max: usize,
+    /// Positions stay below this.
+    pub(crate) context_length: usize,
+    /// Bytes of experts in memory at a time, where they do not all fit.
+    pub(crate) expert_cache_bytes: Option<u64>,
+    /// Whether to load the layer for multi-token prediction.
+    pub(crate) mtp: bool,
+}
+
+/// What predicting the token after the next works in.
+#[derive(Debug)]
+struct Ahead {
+    /// Embeddings of next tokens and states before them, `[rows_max, hidden]`
+    embedded: Vec<f32>,
+    states: Vec<f32>,
+    /// Results before and after their norm, `[rows_max, hidden]`
+    x: Vec<f32>,
+    normed: Vec<f32>,
+}
+
+impl Ahead {
+    fn new(rows_max: usize, hidden: usize) -> Self {
+        let buffer = || vec![0.0; rows_max * hidden];
+        Self { embedded: buffer(), states: buffer(), x: buffer(), normed: buffer() }
+    }
+}
+
+/// Where the states come from that [`Model::predict_ahead`] begins with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum AheadOf<'a> {
+    /// These rows of the last step.
+    Step(&'a [usize]),
+    /// These rows of the last prediction, to predict one token further.
+    Prediction(&'a [usize]),
 }
 
 /// A loaded model.
@@ -41,6 +102,8 @@ pub(crate) struct Model {
     lm_head: Option<Matrix>,
     /// Residual stream of the last step, `[rows_max, hidden]`.
     x: Vec<f32>,
+    /// Where there is a layer that predicts the token after the next.
+    ahead: Option<Ahead>,
     /// Rows of it that go into logits, as they are and after the final norm, `[logit_rows_max, hidden]`.
     gathered: Vec<f32>,
     normed: Vec<f32>,
@@ -53,18 +116,16 @@ impl Model {
         checkpoint: &Checkpoint,
         config: &ModelConfig,
         pool: Pool,
-        rows_max: usize,
-        logit_rows_max: usize,
-        context_length: usize,
-        expert_cache_bytes: Option<u64>,
+        options: &LoadOptions,
     ) -> Result<Self, EngineError> {
+        let &LoadOptions { rows_max, logit_rows_max, context_length, .. } = options;
         let hidden = config.hidden_size;
         let mut loader = Loader::new(checkpoint, &pool);
         let arch: Box<dyn Arch> = match config.model_type {
             ModelType::Llama => Box::new(llama::load(&mut loader, config, rows_max, context_length)?),
             ModelType::Qwen2 => Box::new(qwen2::load(&mut loader, config, rows_max, context_length)?),
             ModelType::DeepseekV2 | ModelType::DeepseekV3 => {
-                Box::new(deepseek::load(&mut loader, config, rows_max, context_length, expert_cache_bytes)?)
+                Box::new(deepseek::load(&mut loader, config, options)?)
             }
             other => {
                 return Err(EngineError::Unsupported { what: format!("architecture `{}`", other.name()) });
@@ -86,6 +147,7 @@ impl Model {
             x: vec![0.0; rows_max * hidden],
             gathered: vec![0.0; logit_rows_max * hidden],
             normed: vec![0.0; logit_rows_max * hidden],
+            ahead: options.mtp.then(|| Ahead::new(rows_max, hidden)),
         })
     }
 
@@ -114,6 +176,59 @@ impl Model {
         self.ops.embed(&self.embed_tokens, batch.tokens, x);
         self.arch.layers(&mut self.ops, batch, kv, x);
         self.ops.take_failure().map_or(Ok(()), Err)
+    }
+
+    /// Predicts the tokens after the next, see [`Arch::predict_ahead`]; `batch` has a row for each of `rows`.
+    ///
+    /// The states stay for [`Model::ahead_logits`]. `false` where the model has no layer for it.
+    ///
+    /// # Errors
+    /// As for [`Model::forward`].
+    pub(crate) fn predict_ahead(
+        &mut self,
+        batch: &ForwardBatch<'_>,
+        kv: &mut KvCache,
+        rows: AheadOf<'_>,
+    ) -> Result<bool, EngineError> {
+        let hidden = self.embed_tokens.cols();
+        let Some(Ahead { embedded, states, x, normed }) = &mut self.ahead else { return Ok(false) };
+        let (n, len) = (batch.n(), batch.n() * hidden);
+        let gather = |from: &[f32], rows: &[usize], to: &mut [f32]| {
+            for (row, to) in rows.iter().zip(to.chunks_exact_mut(hidden)) {
+                to.copy_from_slice(&from[row * hidden..][..hidden]);
+            }
+        };
+        match rows {
+            AheadOf::Step(rows) => {
+                gather(&self.x, rows, x);
+                self.ops.norm(&self.norm, &x[..len], n, &mut states[..len]);
+            }
+            // A prediction's states have been through their norm.
+            AheadOf::Prediction(rows) => gather(normed, rows, states),
+        }
+        self.ops.embed(&self.embed_tokens, batch.tokens, &mut embedded[..len]);
+        let (embedded, states, x) = (&embedded[..len], &states[..len], &mut x[..len]);
+        let Some(norm) = self.arch.predict_ahead(&mut self.ops, batch, kv, embedded, states, x) else {
+            return Ok(false);
+        };
+        self.ops.norm(norm, x, n, &mut normed[..len]);
+        self.ops.take_failure().map_or(Ok(true), Err)
+    }
+
+    /// Whether there is a layer for it and it is loaded.
+    pub(crate) fn predicts_ahead(&self) -> bool {
+        self.ahead.is_some()
+    }
+
+    /// The logits of the given rows of the last prediction, `[rows.len(), vocab]`, at most `logit_rows_max` of them.
+    pub(crate) fn ahead_logits(&mut self, rows: &[usize], logits: &mut [f32]) {
+        let hidden = self.embed_tokens.cols();
+        let Some(ahead) = &self.ahead else { return };
+        for (&row, gathered) in rows.iter().zip(self.gathered.chunks_exact_mut(hidden)) {
+            gathered.copy_from_slice(&ahead.normed[row * hidden..][..hidden]);
+        }
+        let head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
+        self.ops.project(head, &self.gathered[..rows.len() * hidden], rows.len(), logits);
     }
 
     pub(crate) fn expert_stats(&self) -> Option<ExpertStats> {

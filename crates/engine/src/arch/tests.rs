@@ -59,8 +59,14 @@ impl Run {
         let plan = plan::plan(&checkpoint, config, None).unwrap();
         let pool = Pool::new(config.resolved_threads());
         let kv = plan::allocate(&model_config, config, &plan).unwrap();
-        let model =
-            Model::load(&checkpoint, &model_config, pool, 128, 8, plan.context_length, bytes).unwrap();
+        let options = LoadOptions {
+            rows_max: 128,
+            logit_rows_max: 8,
+            context_length: plan.context_length,
+            expert_cache_bytes: bytes,
+            mtp: plan::loads_mtp(&model_config, config),
+        };
+        let model = Model::load(&checkpoint, &model_config, pool, &options).unwrap();
         let blocks = (0..plan.n_blocks() as u32).rev().collect();
         Self { vocab: model.vocab_size(), model, kv, blocks }
     }
@@ -249,4 +255,51 @@ fn a_checkpoint_that_shrinks_fails_the_step_and_not_the_program() {
     let batch = ForwardBatch { tokens: &[5], positions: &[0], slots: &slots, sequences: &[rows] };
     let error = run.model.forward(&batch, &mut run.kv).unwrap_err();
     assert!(error.to_string().contains("shorter"), "{error}");
+}
+
+fn check_mtp(folder: &Path) {
+    let speculation = crate::Speculation::MultiTokenPrediction;
+    let config = EngineConfig { threads: 2, speculation, ..EngineConfig::default() };
+    let (prompt, (logits, vocab)) = (ids(folder, "prompt"), expected(folder, "mtp_logits"));
+    // In one piece and in two: the layer keeps its own part of the cache.
+    for split in [prompt.len() - 1, 11] {
+        let mut run = Run::new(folder, &config);
+        let mut got = Vec::new();
+        for range in [0..split, split..prompt.len() - 1] {
+            if range.is_empty() {
+                continue;
+            }
+            run.step(&prompt[range.clone()], range.start);
+            let positions: Vec<u32> = range.clone().map(|p| p as u32).collect();
+            let slot =
+                |&p: &u32| run.blocks[p as usize / BLOCK_LEN] * BLOCK_LEN as u32 + p % BLOCK_LEN as u32;
+            let slots: Vec<u32> = positions.iter().map(slot).collect();
+            let sequence = SeqRows {
+                block_table: &run.blocks,
+                first_row: 0,
+                n_rows: range.len(),
+                first_position: range.start,
+            };
+            let tokens = &prompt[range.start + 1..range.end + 1];
+            let batch = ForwardBatch { tokens, positions: &positions, slots: &slots, sequences: &[sequence] };
+            let rows: Vec<usize> = (0..range.len()).collect();
+            assert!(run.model.predict_ahead(&batch, &mut run.kv, AheadOf::Step(&rows)).unwrap());
+            for rows in rows.chunks(8) {
+                let mut logits = vec![0.0; rows.len() * vocab];
+                run.model.ahead_logits(rows, &mut logits);
+                got.extend(logits);
+            }
+        }
+        let difference = largest_difference(&got, &logits);
+        assert!(difference < TOLERANCE, "{}: differs by {difference}", folder.display());
+    }
+}
+
+#[test]
+fn the_token_after_the_next_is_predicted_as_by_transformers() {
+    check_parity(&fixture("deepseek-v3-mtp"));
+    check_mtp(&fixture("deepseek-v3-mtp"));
+    if let Some(folder) = shared("deepseek-v3") {
+        check_mtp(&folder);
+    }
 }

@@ -232,7 +232,7 @@ impl Scheduler {
                 let drafted = self.get(id).map_or(0, |s| s.drafted().len()).min(room);
                 let drafted = self.reserve(id, len + drafted) - len;
                 used += 1 + drafted;
-                chunks.push(Chunk { sequence: id, positions: computed..len, drafted });
+                chunks.push(Chunk { sequence: id, positions: computed..len, drafted, ahead: 0 });
             }
             index += 1;
         }
@@ -275,7 +275,7 @@ impl Scheduler {
             let end = self.reserve(id, len.min(computed + share));
             if end > computed {
                 rows_left -= end - computed;
-                chunks.push(Chunk { sequence: id, positions: computed..end, drafted: 0 });
+                chunks.push(Chunk { sequence: id, positions: computed..end, drafted: 0, ahead: 0 });
             }
         }
         self.rotation = if n == 0 { 0 } else { (self.rotation + 1) % n };
@@ -283,7 +283,7 @@ impl Scheduler {
     }
 
     /// Gives a sequence blocks for `len` tokens and returns for how many it has blocks then, at most `len`.
-    fn reserve(&mut self, id: SequenceId, len: usize) -> usize {
+    pub(crate) fn reserve(&mut self, id: SequenceId, len: usize) -> usize {
         let Some(sequence) = self.sequences.get_mut(id).and_then(Option::as_mut) else { return 0 };
         while sequence.blocks.len() * self.block_len < len {
             match self.pool.allocate() {

@@ -18,11 +18,19 @@ const PAUSE_MAX: u32 = 512;
 pub(crate) struct StepTimes {
     /// Seconds of a step in which each sequence has one row.
     plain: Option<f64>,
-    /// Seconds that each drafted token adds, its drafting included.
+    /// Seconds that verifying a drafted token adds.
     per_draft: Option<f64>,
+    /// Seconds that drafting a token takes.
+    drafting: f64,
 }
 
 impl StepTimes {
+    /// Notes that drafting `count` tokens took so long.
+    pub(crate) fn note_drafting(&mut self, count: usize, seconds: f64) {
+        let each = seconds / count.max(1) as f64;
+        self.drafting += (each - self.drafting) * if self.drafting == 0.0 { 1.0 } else { WEIGHT };
+    }
+
     /// Notes a step of answers alone, in which `drafted` tokens were verified.
     pub(crate) fn note(&mut self, drafted: usize, seconds: f64) {
         let average = |before: Option<f64>, now: f64| Some(before.map_or(now, |b| b + (now - b) * WEIGHT));
@@ -63,8 +71,9 @@ impl DraftPolicy {
             // Nothing measured yet: plain steps first, then short drafts.
             return if times.plain.is_some() { max.min(2) } else { 0 };
         };
+        let each = per_draft + times.drafting;
         let (best, gain) = (1..=max)
-            .map(|k| (k, self.expected_yield(k) * plain / (plain + per_draft * k as f64)))
+            .map(|k| (k, self.expected_yield(k) * plain / (plain + each * k as f64)))
             .fold((0, 1.0), |best, now| if now.1 > best.1 { now } else { best });
         if gain >= GAIN_MIN {
             self.pause = PAUSE_FIRST;
@@ -98,7 +107,7 @@ mod tests {
     use super::*;
 
     fn times(plain: f64, per_draft: f64) -> StepTimes {
-        StepTimes { plain: Some(plain), per_draft: Some(per_draft) }
+        StepTimes { plain: Some(plain), per_draft: Some(per_draft), drafting: 0.0 }
     }
 
     #[test]

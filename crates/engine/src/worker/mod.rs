@@ -1,5 +1,6 @@
 //! The engine's thread: schedule, compute, sample, tell; and sleep when there is nothing to do.
 
+mod ahead;
 mod output;
 mod pace;
 
@@ -22,6 +23,7 @@ use crate::scheduler::Scheduler;
 use crate::sequence::{Chunk, JobId, SequenceId, SequenceStatus};
 use crate::spec::{DRAFT_TOKENS_MAX, StepTimes};
 use crate::stats::{EngineStats, StepStats};
+use ahead::AheadLists;
 use output::Output;
 use pace::Pace;
 
@@ -36,6 +38,7 @@ pub(crate) struct Worker {
     batch: Batch,
     pace: Pace,
     speculates: bool,
+    ahead: Option<AheadLists>,
     draft_tokens: Option<usize>,
     /// How long steps take with and without drafts, by the number of sequences.
     step_times: [StepTimes; BATCH_CLASSES],
@@ -111,6 +114,7 @@ impl Worker {
             batch,
             pace: Pace::new(rows, config.prompt_chunk_tokens),
             speculates: config.speculation != Speculation::Off,
+            ahead: model.predicts_ahead().then(AheadLists::default),
             draft_tokens: config.draft_tokens,
             step_times: Default::default(),
             stats,
@@ -277,6 +281,10 @@ impl Worker {
         self.outputs();
         self.note_drafts();
         let end = Instant::now();
+        if let Err(error) = self.draft_ahead() {
+            tracing::error!(%error, "drafting failed; the requests of its step end with an error");
+            self.fail_step(&error.to_string());
+        }
         step.forward_time = computed.saturating_duration_since(start);
         step.output_time = end.saturating_duration_since(computed);
         self.pace.note(step.prompt_rows, step.answer_rows, end.saturating_duration_since(start));
@@ -323,7 +331,7 @@ impl Worker {
 
     /// Drafts tokens for the sequences whose next step may verify some.
     fn draft(&mut self) {
-        if !self.speculates {
+        if !self.speculates || self.ahead.is_some() {
             return;
         }
         let fixed = self.draft_tokens;

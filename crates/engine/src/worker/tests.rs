@@ -8,7 +8,7 @@ use levain_kernels::Pool;
 use levain_weights::Checkpoint;
 
 use super::*;
-use crate::arch::Arch;
+use crate::arch::{Arch, LoadOptions};
 use crate::config::Speculation;
 use crate::ops::Ops;
 use crate::request::{Event, Request};
@@ -49,16 +49,14 @@ impl Harness {
         let kv = plan::allocate(&model_config, &config, &plan).unwrap();
         let rows = config.max_num_batched_tokens;
         let context_length = plan.context_length;
-        let mut model = Model::load(
-            &checkpoint,
-            &model_config,
-            Pool::new(1),
-            rows,
-            plan::logit_rows(&config),
+        let options = LoadOptions {
+            rows_max: rows,
+            logit_rows_max: plan::logit_rows(&config),
             context_length,
-            None,
-        )
-        .unwrap();
+            expert_cache_bytes: None,
+            mtp: false,
+        };
+        let mut model = Model::load(&checkpoint, &model_config, Pool::new(1), &options).unwrap();
         model.replace_layers(|layers| Box::new(Faulty(layers)));
         let shared = Arc::new(Shared::default());
         let worker = Worker::new(Arc::clone(&shared), model, kv, &config, &plan);

@@ -95,6 +95,12 @@ fn qwen2_f32_with_an_f16_cache() {
 }
 
 #[test]
+fn deepseek_v3() {
+    let folder = fixture("deepseek-v3-tiny");
+    check(&folder, &ids(&folder, "prompt"), KvCacheType::F16);
+}
+
+#[test]
 fn quantised_models_with_quantised_caches() {
     let out = tempfile::tempdir().unwrap();
     let source = Checkpoint::open(&fixture("llama-3.1")).unwrap();

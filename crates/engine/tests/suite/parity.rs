@@ -1,9 +1,12 @@
 //! The engine's answers against those of Hugging Face transformers.
 
+use std::path::Path;
+
+use levain_engine::{EngineConfig, FinishReason, KvCacheType};
+use levain_kernels::{DType, dequantize_row};
+use levain_weights::{Checkpoint, GgufOptions, MlaLayout, convert_to_gguf_with};
+
 use crate::common::{engine, fixture, ids, run};
-use levain_engine::{EngineConfig, FinishReason};
-use levain_kernels::dequantize_row;
-use levain_weights::Checkpoint;
 
 /// ln softmax of each row of a reference's logits, at the tokens that followed.
 fn reference_logprobs(name: &str, tensor: &str, next: &[u32]) -> Vec<f64> {
@@ -18,6 +21,43 @@ fn reference_logprobs(name: &str, tensor: &str, next: &[u32]) -> Vec<f64> {
             f64::from(row[id as usize]) - row.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln()
         })
         .collect()
+}
+
+/// Largest difference of the prompt's log-probabilities from the reference's.
+fn difference_on_prompt(name: &str, path: &Path) -> f64 {
+    let prompt = ids(&fixture(name), "prompt");
+    let engine = engine(path, EngineConfig { kv_dtype: KvCacheType::F32, ..EngineConfig::default() });
+    let outcome = run(&engine, &prompt, |request| {
+        request.max_tokens = Some(0);
+        request.prompt_logprobs = Some(0);
+    });
+    let expected = reference_logprobs(name, "logits", &prompt[1..]);
+    let found = outcome.prompt[1..].iter().map(|entry| f64::from(entry.logprob.unwrap()));
+    found.zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+/// Written as GGUF a model gives the same, and quantised nearly the same: rotary pairs are reordered, scaling is
+/// stored as factors, and `kv_b_proj` has two layouts.
+#[test]
+fn gguf_files_agree_with_their_source() {
+    let out = tempfile::tempdir().unwrap();
+    for (name, layouts) in [
+        ("llama-3.1", &[MlaLayout::Split][..]),
+        ("qwen2.5", &[MlaLayout::Split]),
+        ("deepseek-v2-tiny", &[MlaLayout::Combined, MlaLayout::Split]),
+        ("deepseek-v3-tiny", &[MlaLayout::Combined, MlaLayout::Split]),
+    ] {
+        let source = Checkpoint::open(&fixture(name)).unwrap();
+        for &mla in layouts {
+            for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::F16, 0.01), (DType::Q8_0, 0.2)] {
+                let path = out.path().join(format!("{name}-{mla:?}-{}.gguf", dtype.name()));
+                let options = GgufOptions { dtype, mla, pre_tokenizer: None };
+                convert_to_gguf_with(&source, &path, &options).unwrap();
+                let difference = difference_on_prompt(name, &path);
+                assert!(difference < tolerance, "{}: {difference}", path.display());
+            }
+        }
+    }
 }
 
 fn check(name: &str) {
@@ -54,4 +94,14 @@ fn llama() {
 #[test]
 fn qwen2() {
     check("qwen2.5");
+}
+
+#[test]
+fn deepseek_v2() {
+    check("deepseek-v2-tiny");
+}
+
+#[test]
+fn deepseek_v3() {
+    check("deepseek-v3-tiny");
 }

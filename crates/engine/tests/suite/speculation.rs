@@ -46,6 +46,31 @@ fn answers_are_those_of_plain_decoding() {
 }
 
 #[test]
+fn the_models_own_layer_drafts() {
+    let folder = fixture("deepseek-v3-mtp");
+    let plain = engine(&folder, config(Speculation::Off, None));
+    for draft_tokens in [Some(1), Some(2), Some(5), None] {
+        let drafting = engine(&folder, config(Speculation::MultiTokenPrediction, draft_tokens));
+        for (seed, wish) in (0..9).zip(wishes().into_iter().cycle()) {
+            let ask = |request: &mut Request| {
+                request.sampling = wish.clone();
+                request.max_tokens = Some(40 + seed);
+            };
+            let prompt: Vec<u32> =
+                text(seed, 30 + seed as usize).iter().map(|token| 3 + token % 290).collect();
+            let expected = run(&plain, &prompt, ask);
+            let others: Vec<_> = (0..3).map(|_| start(&drafting, &prompt[..20], ask)).collect();
+            let got = run(&drafting, &prompt, ask);
+            assert_eq!(got.answers[0].bits(), expected.answers[0].bits());
+            others.into_iter().for_each(|other| drop(other.wait()));
+        }
+        let stats = drafting.stats();
+        assert!(stats.drafted_tokens > 0, "{stats:?}");
+        eventually("all blocks are free", || all_free(&drafting));
+    }
+}
+
+#[test]
 fn speculation_shares_steps_blocks_and_prefixes() {
     let folder = fixture("llama-3.1");
     let plain = engine(&folder, config(Speculation::Off, None));
