@@ -206,6 +206,17 @@ fn address(
     Ok(url)
 }
 
+/// The cheapest question that the hub answers.
+pub(crate) fn api_address(config: &HubConfig) -> Result<Url, HubError> {
+    let mut url = config.hf_endpoint.clone();
+    url.path_segments_mut()
+        .map_err(|()| HubError::Internal("the hub's address takes no path".into()))?
+        .pop_if_empty()
+        .extend(["api", "models"]);
+    url.set_query(Some("limit=1"));
+    Ok(url)
+}
+
 /// Where a file of a selection is downloaded from.
 pub(crate) fn file_address(
     config: &HubConfig,

@@ -91,14 +91,16 @@ impl Hub {
         }
     }
 
+    /// Asks the hub alone for a sign of life.
+    pub async fn reach_hub(&self, patience: Duration) -> Result<Duration, HubError> {
+        let url = hf::api_address(&self.config);
+        self.knock(&self.http, &self.config.hf_endpoint, url, patience).await.1
+    }
+
     /// Asks the hub and the package index for a sign of life, at most `patience` each. The results carry the
     /// servers' names.
     pub async fn reach(&self, patience: Duration) -> Vec<(String, Result<Duration, HubError>)> {
-        let hub = self
-            .config
-            .hf_endpoint
-            .join("api/models?limit=1")
-            .map_err(|error| HubError::Internal(error.to_string()));
+        let hub = hf::api_address(&self.config);
         let index =
             self.config.pip.index_url.join("pip/").map_err(|error| HubError::Internal(error.to_string()));
         let hub = self.knock(&self.http, &self.config.hf_endpoint, hub, patience);

@@ -1,1 +1,71 @@
-fn main() {}
+//! The program: command line, configuration, terminal chat. It wires the other crates together and holds no
+//! logic that they could hold.
+
+mod answer;
+mod app;
+mod cli;
+mod commands;
+mod default_model;
+mod env;
+mod error;
+mod model;
+mod paths;
+mod printer;
+mod progress;
+mod repl;
+mod settings;
+mod vocabulary;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::app::App;
+use crate::cli::Cli;
+use crate::error::{CliError, OK, REFUSED};
+use crate::printer::Printer;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; clap prints them to standard output.
+            let code = if error.use_stderr() { REFUSED } else { OK };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let printer = Printer::new(cli.global.color, cli.global.quiet, cli.global.verbose);
+    start_log(cli.global.verbose);
+    let outcome = App::new(printer, cli.global.config.as_deref()).and_then(|app| {
+        let outcome = commands::run(&app, cli.command);
+        app.shut_down();
+        outcome
+    });
+    match outcome {
+        Ok(()) => ExitCode::from(OK),
+        Err(error) => {
+            printer.error(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Log lines go to standard error: warnings unless `-v` or `LEVAIN_LOG` asks for more.
+fn start_log(verbose: u8) {
+    use tracing_subscriber::EnvFilter;
+    let default = match verbose {
+        0 => "warn",
+        1 => "levain=info,levain_engine=info,levain_local=info,levain_server=info,warn",
+        _ => "debug",
+    };
+    let wanted = env::get(env::LEVAIN_LOG).unwrap_or_else(|| default.to_owned());
+    let filter = EnvFilter::try_new(&wanted).unwrap_or_else(|_| EnvFilter::new(default));
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+}
+
+/// Reads `LEVAIN_KERNELS`, so that a value that can't be followed is refused and not ignored.
+fn check_kernels() -> Result<(), CliError> {
+    levain_kernels::check_isa()?;
+    Ok(())
+}

@@ -1,0 +1,24 @@
+//! `levain chat`
+
+use crate::app::App;
+use crate::cli::ChatArgs;
+use crate::error::CliError;
+use crate::repl::Session;
+use crate::{default_model, model, repl};
+
+/// Loads a model and begins a conversation.
+pub(crate) fn run(app: &App, args: &ChatArgs) -> Result<(), CliError> {
+    let hub = app.hub()?;
+    let stored = match &args.model {
+        Some(name) => app.obtain(&hub, name)?,
+        None => default_model::obtain(app, &hub)?,
+    };
+    let mut engine = app.engine_config(&args.engine)?;
+    engine.max_num_seqs = 1;
+    let loaded = model::load(app, &stored, engine.clone())?;
+    let mut answer = args.answer.clone();
+    if answer.system.is_none() {
+        answer.system = app.settings.get("chat.system").map(str::to_owned);
+    }
+    repl::run(app, Session::new(hub, loaded, stored, engine, answer))
+}

@@ -1,0 +1,109 @@
+//! `levain serve`
+
+use std::sync::Arc;
+
+use levain_server::{ApiKey, Server, ServerConfig};
+
+use crate::app::App;
+use crate::cli::ServeArgs;
+use crate::error::CliError;
+use crate::{default_model, model, settings};
+
+/// Serves until Ctrl-C or SIGTERM; a second one ends at once.
+pub(crate) fn run(app: &App, args: &ServeArgs) -> Result<(), CliError> {
+    let config = server_config(app, args)?;
+    // A configuration that is refused should not cost a download first.
+    Server::new(&config, Arc::new(Nobody))?;
+    let hub = app.hub()?;
+    // All names are looked at before the first model is fetched.
+    for name in &args.models {
+        app.reference(&hub, name)?;
+    }
+    let mut models = Vec::new();
+    for name in &args.models {
+        models.push((name.clone(), app.obtain(&hub, name)?));
+    }
+    if models.is_empty() {
+        let stored = default_model::obtain(app, &hub)?;
+        models.push((stored.reference.clone(), stored));
+    }
+    let mut engine = app.engine_config(&args.engine)?;
+    if let Some(parallel) = args.parallel {
+        engine.max_num_seqs = parallel;
+    }
+    let provider = model::load_all(app, &models, &engine)?;
+    let server = Server::new(&config, provider)?;
+    let names: Vec<&str> = models.iter().map(|(_, stored)| stored.reference.as_str()).collect();
+    app.block_on_uninterrupted(async {
+        let bound = server.bind().await?;
+        let address = bound.local_addr();
+        app.printer.say(format_args!("{} at http://{address}/v1 (Ctrl-C ends)", names.join(", ")));
+        bound.serve(stop_signal(app)).await;
+        app.printer.say("ended");
+        Ok(())
+    })
+}
+
+fn server_config(app: &App, args: &ServeArgs) -> Result<ServerConfig, CliError> {
+    let mut config = ServerConfig::default();
+    let configured = app.settings.get("serve.listen").and_then(|text| settings::address(text).ok());
+    if let Some(listen) = args.listen.or(configured) {
+        config.listen = listen;
+    }
+    if let Some(key) = app.settings.get("serve.api_key") {
+        config.api_keys.push(ApiKey::new("configured", key)?);
+    }
+    config.insecure_no_auth = args.insecure_no_auth;
+    config.allowed_hosts.clone_from(&args.allow_host);
+    config.allowed_origins.clone_from(&args.allow_origin);
+    if let Some(origins) = app.settings.get("serve.origins") {
+        config.allowed_origins.extend(origins.split(',').map(|origin| origin.trim().to_owned()));
+    }
+    Ok(config)
+}
+
+/// Ready at the first Ctrl-C or SIGTERM. The second one finds the process's patience at an end.
+async fn stop_signal(app: &App) {
+    wait_for_signal().await;
+    app.printer.say("ending: running answers may finish; once more ends at once");
+    tokio::spawn(async {
+        wait_for_signal().await;
+        std::process::exit(i32::from(crate::error::INTERRUPTED));
+    });
+}
+
+#[cfg(unix)]
+async fn wait_for_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+        }
+        Err(_) => drop(tokio::signal::ctrl_c().await),
+    }
+}
+
+#[cfg(not(unix))]
+async fn wait_for_signal() {
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+/// A provider without a model, to check a configuration with before one is loaded.
+struct Nobody;
+
+impl levain_chat::Provider for Nobody {
+    fn models(&self) -> Vec<levain_chat::ModelInfo> {
+        Vec::new()
+    }
+
+    fn chat(
+        &self,
+        request: levain_chat::ChatRequest,
+    ) -> levain_chat::BoxFuture<'_, Result<levain_chat::ChatStream, levain_chat::ProviderError>> {
+        let error = levain_chat::ProviderError::ModelNotFound { model: request.model, nearest: Vec::new() };
+        Box::pin(std::future::ready(Err(error)))
+    }
+}

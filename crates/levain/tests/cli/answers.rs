@@ -1,0 +1,222 @@
+//! Verbs that open models, with tiny ones made by code.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+
+use levain_testkit::model::{ModelSpec, TinyModel};
+use serde_json::json;
+
+use crate::support::Home;
+
+const TEMPLATE: &str = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+
+/// A tiny model with a chat template, and its folder.
+fn model() -> (Home, TinyModel, String) {
+    let model = ModelSpec::llama().build().unwrap();
+    std::fs::write(model.path().join("chat_template.jinja"), TEMPLATE).unwrap();
+    let path = model.path().display().to_string();
+    (Home::new(), model, path)
+}
+
+#[test]
+fn text_becomes_tokens_and_special_ones_only_on_demand() {
+    let (home, _model, path) = model();
+    let json = home.run(&["tokenize", &path, "Hello", "--json"]).json();
+    let ids: Vec<u64> = json["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
+    assert!(!ids.is_empty());
+    let line: Vec<String> = ids.iter().map(u64::to_string).collect();
+    assert_eq!(home.run(&["tokenize", &path, "Hello"]).ok(), line.join(" ") + "\n");
+    assert_eq!(home.run_with(&["tokenize", &path], "Hello").ok(), line.join(" ") + "\n");
+    let bare = format!("{path}/tokenizer.json");
+    assert_eq!(home.run(&["tokenize", &bare, "Hello"]).ok(), line.join(" ") + "\n");
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(Path::new(&path).join("tokenizer_config.json")).unwrap())
+            .unwrap();
+    let special = config["eos_token"].as_str().unwrap();
+    let count = |flags: &[&str]| {
+        let args: Vec<&str> = ["tokenize", &path, special, "--json"].iter().chain(flags).copied().collect();
+        home.run(&args).json()["tokens"].as_array().unwrap().len()
+    };
+    assert!(count(&[]) > 1, "a special token's name is plain text");
+    assert_eq!(count(&["--parse-special"]), 1);
+}
+
+#[test]
+fn prompts_are_rendered_exactly() {
+    let (home, _model, path) = model();
+    let messages = home.file("m.json", r#"[{"role":"user","content":"2 + 2?"}]"#);
+    let messages = messages.to_str().unwrap();
+    assert_eq!(home.run(&["render", &path, "--messages", messages]).ok(), "<user>2 + 2?\n<assistant>");
+    let out = home.run(&["render", &path, "--messages", messages, "--no-generation-prompt"]).ok();
+    assert_eq!(out, "<user>2 + 2?\n");
+    let json = home.run(&["render", &path, "--messages", messages, "--json"]).json();
+    assert_eq!(json["text"], "<user>2 + 2?\n<assistant>");
+    assert!(json["tokens"].as_array().unwrap().len() > 5);
+    let template = home
+        .file("t.jinja", "{{ bos_token }}{{ strftime_now('%d %b %Y') }}{{ eos_token }}{{ tools | length }}");
+    let tools = home.file("tools.json", "[{},{}]");
+    let args = [
+        "render",
+        "--template",
+        template.to_str().unwrap(),
+        "--bos",
+        "<b>",
+        "--eos",
+        "<e>",
+        "--date",
+        "2025-01-20",
+        "--tools",
+        tools.to_str().unwrap(),
+        "--messages",
+        messages,
+    ];
+    assert_eq!(home.run(&args).ok(), "<b>20 Jan 2025<e>2");
+    let raising = home.file("r.jinja", "{{ raise_exception('only one system message') }}");
+    let ran = home.run(&["render", "--template", raising.to_str().unwrap(), "--messages", messages]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("only one system message"), "{}", ran.err);
+}
+
+#[test]
+fn one_question_gets_one_answer() {
+    let (home, _model, path) = model();
+    let args = ["run", &path, "Hi", "--json", "--max-tokens", "12", "--temperature", "0"];
+    let first = home.run(&args).json();
+    assert_eq!(first["model"], path.as_str());
+    assert!(first["usage"]["completion_tokens"].as_u64().unwrap() <= 12);
+    let again = home.run(&args).json();
+    assert_eq!(first["text"], again["text"]);
+    let plain = home.run(&["run", &path, "Hi", "--max-tokens", "12", "--temperature", "0"]);
+    assert_eq!(plain.out.trim_end(), first["text"].as_str().unwrap().trim_end());
+    let piped = home.run_with(&["run", &path, "--json", "--max-tokens", "1"], "Hi\n").json();
+    assert_eq!(piped["usage"]["prompt_tokens"], first["usage"]["prompt_tokens"]);
+    let schema = home.file("s.json", r#"{"type":"object","properties":{"ok":{"type":"boolean"}},"required":["ok"],"additionalProperties":false}"#);
+    let args = [
+        "run",
+        &path,
+        "Hi",
+        "--json",
+        "--schema",
+        schema.to_str().unwrap(),
+        "--max-tokens",
+        "200",
+        "--seed",
+        "1",
+    ];
+    let answer = home.run(&args).json();
+    if answer["finish_reason"] == "stop" {
+        let text: serde_json::Value = serde_json::from_str(answer["text"].as_str().unwrap()).unwrap();
+        assert!(text["ok"].is_boolean(), "{text}");
+    }
+}
+
+#[test]
+fn a_prompt_that_does_not_fit_is_refused_and_never_cut() {
+    let (home, _model, path) = model();
+    let long = "word ".repeat(3000);
+    let ran = home.run_with(&["run", &path, "--context", "64"], &long);
+    assert_eq!((ran.code, ran.out.as_str()), (1, ""), "{}", ran.err);
+    assert!(ran.err.contains("context"), "{}", ran.err);
+    let ran = home.run(&["run", &path, "Hi", "--memory", "4096"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains("not enough memory") && ran.err.contains("hint: `levain fit"), "{}", ran.err);
+}
+
+#[test]
+fn a_conversation_is_kept_and_saved() {
+    let (home, _model, path) = model();
+    let typed = "/set max_tokens 4\nHello\n/retry\n/undo\n\"\"\"\ntwo\nlines\n\"\"\"\n/hlep\n/stats\n/save chat.json\n/save chat.md\n/save chat.md\n/quit\n";
+    let ran = home.run_with(&["chat", &path, "--temperature", "0", "--system", "Be brief."], typed);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(
+        ran.err.contains("did you mean /help?") && ran.err.contains("chat.md exists already"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.contains("prefill") && ran.err.contains("decode"), "{}", ran.err);
+    let saved = std::fs::read_to_string(home.dir.path().join("chat.json")).unwrap();
+    let saved: serde_json::Value = serde_json::from_str(&saved).unwrap();
+    assert_eq!(saved["messages"][0], json!({"role":"system","content":"Be brief."}));
+    assert_eq!(saved["messages"][1], json!({"role":"user","content":"two\nlines"}));
+    assert_eq!(saved["messages"].as_array().unwrap().len(), 3);
+    let history = home.dir.path().join(".local/state/levain/chat_history");
+    assert!(history.exists());
+}
+
+#[test]
+fn a_model_is_shown_fitted_and_measured() {
+    let (home, _model, path) = model();
+    let show = home.run(&["show", &path, "--json"]).json();
+    assert_eq!((show["version"].as_u64(), show["config"]["model_type"].as_str()), (Some(1), Some("llama")));
+    assert_eq!(show["chat_template"], true);
+    let fit = home.run(&["fit", &path, "--json"]).json();
+    assert_eq!(fit["fits"], true);
+    assert_eq!(
+        fit["weights_bytes"].as_u64().unwrap()
+            + fit["kv_cache_bytes"].as_u64().unwrap()
+            + fit["scratch_bytes"].as_u64().unwrap(),
+        fit["needed_bytes"].as_u64().unwrap()
+    );
+    assert!(fit["decode_tokens_per_s"].as_f64().unwrap() > 0.0);
+    let args = [
+        "bench",
+        &path,
+        "--json",
+        "--prefill",
+        "16",
+        "--decode",
+        "8",
+        "--batch",
+        "1,2",
+        "--depth",
+        "0,8",
+        "--reps",
+        "1",
+    ];
+    let out = home.run(&args).ok();
+    let measured: Vec<serde_json::Value> =
+        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(measured.len(), 4);
+    for one in &measured {
+        for key in
+            ["prefill_tokens_per_s", "decode_tokens_per_s", "ceiling_read_gb_per_s", "ceiling_int8_gop_per_s"]
+        {
+            assert!(one[key].as_f64().unwrap() > 0.0, "{key}: {one}");
+        }
+        assert!(one["model"].is_string() && one["threads"] == 2);
+    }
+    assert_eq!((measured[3]["batch"].as_u64(), measured[3]["depth"].as_u64()), (Some(2), Some(8)));
+}
+
+#[cfg(unix)]
+#[test]
+fn the_server_answers_and_ends_in_order() {
+    let (home, _model, path) = model();
+    let mut child = home.command(&["serve", &path, "--listen", "127.0.0.1:0"]).spawn().unwrap();
+    let mut talk = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("http://") {
+        line.clear();
+        assert!(talk.read_line(&mut line).unwrap() > 0, "the server ended without a word");
+    }
+    let address = line.split("http://").nth(1).unwrap().split('/').next().unwrap().to_owned();
+    let body =
+        json!({"model": path, "max_tokens": 3, "messages": [{"role": "user", "content": "Hi"}]}).to_string();
+    let mut stream = TcpStream::connect(&address).unwrap();
+    write!(
+        stream,
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"assistant\""), "{answer}");
+    let taken = home.run(&["serve", &path, "--listen", &address]);
+    assert_eq!(taken.code, 1);
+    assert!(taken.err.contains("in use"), "{}", taken.err);
+    let asked = std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(asked.success());
+    assert!(child.wait().unwrap().success());
+}
