@@ -68,7 +68,7 @@ pub(crate) struct Target<'a> {
     pub(crate) add: bool,
 }
 
-// SAFETY: threads write different rows of `y`; see `Call::pair`.
+// SAFETY: threads write different rows of `y`; see `Call::part`.
 unsafe impl Send for Target<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Target<'_> {}
@@ -131,35 +131,68 @@ impl<'a> Call<'a> {
             let mut first = 0;
             for target in targets.iter().flatten() {
                 let count = self.units(target.w.rows());
-                for unit in range.start.max(first)..range.end.min(first + count) {
+                let part = range.start.max(first)..range.end.min(first + count);
+                if !part.is_empty() {
                     // SAFETY: each unit is in one range only, and writes its own rows of `y`.
-                    unsafe { self.unit(target, unit - first, scratch) };
+                    unsafe { self.part(target, part.start - first..part.end - first, scratch) };
                 }
                 first += count;
             }
         });
     }
 
-    /// Computes the rows of one unit for all columns.
+    /// Panels of a range of units.
+    fn panels(&self, target: &Target<'_>, units: &Range<usize>) -> Range<usize> {
+        units.start * self.unit..panels(target.w.rows()).min(units.end * self.unit)
+    }
+
+    /// Computes the rows of some units for all columns. The panels are cut into as many runs as kernels take side
+    /// by side, so that each stream of weights goes on where it ended.
     ///
     /// # Safety
-    /// The target has `n` columns of as many rows as its weights, and nobody else uses this unit's rows of it.
-    pub(crate) unsafe fn unit(&self, target: &Target<'_>, unit: usize, scratch: &mut Scratch) {
+    /// The target has `n` columns of as many rows as its weights, and nobody else uses the units' rows of it.
+    pub(crate) unsafe fn part(&self, target: &Target<'_>, units: Range<usize>, scratch: &mut Scratch) {
+        let panels = self.panels(target, &units);
+        let run = panels.len().div_ceil(self.unit);
+        for step in 0..run {
+            let mut indices = [panels.start + step; STREAMS_MAX];
+            let mut stored = [None; STREAMS_MAX];
+            for stream in 0..self.unit {
+                let index = panels.start + stream * run + step;
+                if index < panels.end {
+                    indices[stream] = index;
+                    stored[stream] = Some(index);
+                }
+            }
+            // SAFETY: the caller's contract; the numbers are those of panels of the units.
+            unsafe { self.step(target, indices, stored, scratch) };
+        }
+    }
+
+    /// Computes the rows of panels `indices` and stores those of `stored`.
+    ///
+    /// # Safety
+    /// As for [`Call::part`].
+    unsafe fn step(
+        &self,
+        target: &Target<'_>,
+        indices: [usize; STREAMS_MAX],
+        stored: [Option<usize>; STREAMS_MAX],
+        scratch: &mut Scratch,
+    ) {
         let (dtype, cols) = (target.w.dtype(), target.w.cols());
-        let (first, count) = (unit * self.unit, self.unit);
-        let panels = target.w.panels(first);
+        let panels = target.w.panels(indices);
         let mut sums: Sums = [[0.0; STREAMS_MAX * LANES]; TILE_MAX];
         if dtype.is_float() {
             let tiling = Tiling::new(self.n, self.kernels.tile);
             for tile in 0..tiling.tiles() {
                 let (column, width) = (tiling.start(tile), tiling.width(tile));
                 let rows = FloatRows { x: self.x[column * cols..].as_ptr(), cols };
-                let product = (self.kernels.float)(dtype, width);
                 // SAFETY: the kernels are those of this processor; panels and rows have `cols` columns. No kernel
                 // takes fewer panels than a unit has.
                 unsafe {
-                    product(panels, rows, &mut sums);
-                    target.store(&sums, first, count, column, width);
+                    (self.kernels.float)(dtype, width)(panels, rows, &mut sums);
+                    target.store(&sums, stored, column, width);
                 }
             }
             return;
@@ -170,7 +203,7 @@ impl<'a> Call<'a> {
             // tile of `n` columns.
             unsafe {
                 (self.kernels.direct)(dtype, self.n)(panels, activations.tile(0), &mut sums);
-                target.store(&sums, first, count, 0, self.n);
+                target.store(&sums, stored, 0, self.n);
             }
             return;
         }
@@ -184,19 +217,19 @@ impl<'a> Call<'a> {
             // SAFETY: as above.
             unsafe {
                 product(unpacked, cols, activations.tile(tile), &mut sums);
-                target.store(&sums, first, count, column, width);
+                target.store(&sums, stored, column, width);
             }
         }
     }
 
-    /// `gate = silu(gate) * up` for the rows of one unit.
+    /// `gate = silu(gate) * up` for the rows of some units.
     ///
     /// # Safety
-    /// Both targets hold `n` rows of results, and nobody else uses this unit's part of them.
-    pub(crate) unsafe fn activate(&self, isa: Isa, [gate, up]: &[Target<'_>; 2], unit: usize) {
+    /// Both targets hold `n` rows of results, and nobody else uses these units' part of them.
+    pub(crate) unsafe fn activate(&self, isa: Isa, [gate, up]: &[Target<'_>; 2], units: &Range<usize>) {
         let width = gate.w.rows();
-        let rows = self.unit * LANES;
-        let (from, to) = (unit * rows, width.min((unit + 1) * rows));
+        let panels = self.panels(gate, units);
+        let (from, to) = (panels.start * LANES, width.min(panels.end * LANES));
         for c in 0..self.n {
             // SAFETY: the caller's contract; the two buffers are apart.
             let (gate, up) = unsafe {
@@ -211,28 +244,29 @@ impl<'a> Call<'a> {
 }
 
 impl Target<'_> {
-    /// Stores the rows of up to `count` panels from `first` on, of `width` columns from `column` on.
+    /// Stores panels' rows of `width` columns from `column` on.
     ///
     /// # Safety
-    /// The target has those columns, and nobody else uses these rows of it.
-    unsafe fn store(&self, sums: &Sums, first: usize, count: usize, column: usize, width: usize) {
-        let (row, rows) = (first * LANES, self.w.rows());
-        if row >= rows {
-            return;
-        }
-        let count = (count * LANES).min(rows - row);
+    /// The target has those columns and panels, and nobody else uses their rows of it.
+    unsafe fn store(&self, sums: &Sums, stored: [Option<usize>; STREAMS_MAX], column: usize, width: usize) {
+        let rows = self.w.rows();
         for (c, sums) in sums.iter().enumerate().take(width) {
-            // SAFETY: the caller's contract; `row + count` is within the rows.
-            let y = unsafe { std::slice::from_raw_parts_mut(self.y.add((column + c) * rows + row), count) };
-            let bias = self.bias.map(|bias| &bias[row..row + count]);
-            match (bias, self.add) {
-                (None, false) => y.copy_from_slice(&sums[..count]),
-                (None, true) => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum),
-                (Some(bias), false) => {
-                    y.iter_mut().zip(sums).zip(bias).for_each(|((y, sum), bias)| *y = sum + bias);
-                }
-                (Some(bias), true) => {
-                    y.iter_mut().zip(sums).zip(bias).for_each(|((y, sum), bias)| *y += sum + bias);
+            for (sums, panel) in sums.chunks_exact(LANES).zip(stored) {
+                let Some(row) = panel.map(|panel| panel * LANES) else { continue };
+                let count = LANES.min(rows - row);
+                // SAFETY: the caller's contract; `row + count` is within the rows.
+                let y =
+                    unsafe { std::slice::from_raw_parts_mut(self.y.add((column + c) * rows + row), count) };
+                let bias = self.bias.map(|bias| &bias[row..row + count]);
+                match (bias, self.add) {
+                    (None, false) => y.copy_from_slice(&sums[..count]),
+                    (None, true) => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum),
+                    (Some(bias), false) => {
+                        y.iter_mut().zip(sums).zip(bias).for_each(|((y, sum), bias)| *y = sum + bias);
+                    }
+                    (Some(bias), true) => {
+                        y.iter_mut().zip(sums).zip(bias).for_each(|((y, sum), bias)| *y += sum + bias);
+                    }
                 }
             }
         }

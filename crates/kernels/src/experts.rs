@@ -3,6 +3,8 @@
 //! Rows are grouped by expert, so that an expert's weights are read and unpacked once for all rows routed to it.
 //! What a row's experts give is added up in ascending order of their numbers, whatever the batch.
 
+use std::ops::Range;
+
 use crate::call::{Call, PerWorker, Target, for_each_range};
 use crate::kernels::Kernels;
 use crate::workspace::{ExpertScratch, Group, Inputs, Workspace};
@@ -157,7 +159,7 @@ fn moe_mlp_on(
     let hidden = Rows { start: ws.gate.as_mut_ptr(), width };
     let other = Rows { start: ws.up.as_mut_ptr(), width };
     let (inputs, gathered) = (&experts.inputs, &experts.gathered);
-    for_each_unit(pool, kernels, groups, width, &|index, unit, worker| {
+    for_each_part(pool, kernels, groups, width, &|index, units, worker| {
         let group = groups[index];
         let x = gathered.get(group.first * cols..).unwrap_or_default();
         let call = Call::new(kernels, &inputs[index], x, group.count);
@@ -169,9 +171,9 @@ fn moe_mlp_on(
         // which hold a row for each entry. There is a scratch for each worker.
         unsafe {
             let scratch = scratch.get(worker);
-            call.unit(&targets[0], unit, scratch);
-            call.unit(&targets[1], unit, scratch);
-            call.activate(isa, &targets, unit);
+            call.part(&targets[0], units.clone(), scratch);
+            call.part(&targets[1], units.clone(), scratch);
+            call.activate(isa, &targets, &units);
         }
     });
 
@@ -180,12 +182,12 @@ fn moe_mlp_on(
     fill(kernels, pool, &mut experts.inputs, groups, width, dtypes, &|entry| &hidden[entry * width..]);
     let outputs = Rows { start: experts.outputs.as_mut_ptr(), width: rows };
     let inputs = &experts.inputs;
-    for_each_unit(pool, kernels, groups, rows, &|index, unit, worker| {
+    for_each_part(pool, kernels, groups, rows, &|index, units, worker| {
         let group = groups[index];
         let call = Call::new(kernels, &inputs[index], &hidden[group.first * width..], group.count);
         let target = outputs.target(&down.experts[group.expert], group);
         // SAFETY: as above.
-        unsafe { call.unit(&target, unit, scratch.get(worker)) };
+        unsafe { call.part(&target, units, scratch.get(worker)) };
     });
     experts.add_up(pool, routing.per_row, y, rows, add);
 }
@@ -259,13 +261,13 @@ impl InputsOut {
     }
 }
 
-/// Runs `f(group, unit, worker)` for all units of all groups, in one fork and join.
-fn for_each_unit(
+/// Runs `f(group, units, worker)` for all units of all groups, in one fork and join.
+fn for_each_part(
     pool: &Pool,
     kernels: &Kernels,
     groups: &[Group],
     rows: usize,
-    f: &(dyn Fn(usize, usize, usize) + Sync),
+    f: &(dyn Fn(usize, Range<usize>, usize) + Sync),
 ) {
     let units = |group: &Group| Call::units_of(kernels, group.count, rows);
     let total = groups.iter().map(units).sum();
@@ -273,8 +275,9 @@ fn for_each_unit(
         let mut first = 0;
         for (index, group) in groups.iter().enumerate() {
             let count = units(group);
-            for unit in range.start.max(first)..range.end.min(first + count) {
-                f(index, unit - first, worker);
+            let part = range.start.max(first)..range.end.min(first + count);
+            if !part.is_empty() {
+                f(index, part.start - first..part.end - first, worker);
             }
             first += count;
         }

@@ -18,14 +18,14 @@ use crate::{DType, Isa};
 pub(crate) use floats::F8_BLOCK;
 pub(crate) use tile::{Unpacked, UnpackedSizes};
 
-/// Neighbouring panels of a matrix; where there are fewer than a kernel takes, the last stands in.
+/// Some panels of a matrix; where there are fewer than a kernel takes, another stands in.
 #[derive(Clone, Copy)]
 pub(crate) struct Panels {
     pub(crate) start: [*const u8; STREAMS_MAX],
     pub(crate) layout: Layout,
     pub(crate) cols: usize,
-    /// `F8E4M3`: the scale of each 128 columns, the same for the rows of all panels.
-    pub(crate) scales: *const f32,
+    /// `F8E4M3`: the scale of each 128 columns, the same for the rows of a panel.
+    pub(crate) scales: [*const f32; STREAMS_MAX],
 }
 
 /// Rows of `x` for a float kernel.

@@ -123,14 +123,12 @@ pub(crate) fn gated_mlp_on(
     for_each_range(pool, call.units(width), &|range, worker| {
         // SAFETY: there is a scratch for each worker, and a worker runs one task at a time.
         let scratch = unsafe { scratch.get(worker) };
-        for unit in range {
-            // SAFETY: each unit is in one range only; it writes and then reads its own rows of the two hidden
-            // buffers, which hold `n` rows of `width` values.
-            unsafe {
-                call.unit(&targets[0], unit, scratch);
-                call.unit(&targets[1], unit, scratch);
-                call.activate(isa, &targets, unit);
-            }
+        // SAFETY: each unit is in one range only; a range writes and then reads its own rows of the two hidden
+        // buffers, which hold `n` rows of `width` values.
+        unsafe {
+            call.part(&targets[0], range.clone(), scratch);
+            call.part(&targets[1], range.clone(), scratch);
+            call.activate(isa, &targets, &range);
         }
     });
     // The hidden values are read while the workspace is in use again, so they leave it for the moment.

@@ -7,7 +7,7 @@ use half::{bf16, f16};
 use crate::blocks::{Block, Shape};
 use crate::buffer::PageBuffer;
 use crate::dequantize::dequantize_block;
-use crate::kernels::{F8_BLOCK, Panels};
+use crate::kernels::{F8_BLOCK, Panels, STREAMS_MAX};
 use crate::lanes::LANES;
 use crate::panel::{Layout, pack_floats, pack_quants, panels, read_block};
 use crate::{DType, KernelError, Pool, f8e4m3_to_f32};
@@ -162,13 +162,15 @@ impl Matrix {
         }
     }
 
-    /// Panels from `first` on; where there are no more, the last again.
-    pub(crate) fn panels(&self, first: usize) -> Panels {
-        let last = panels(self.rows) - 1;
-        let start = std::array::from_fn(|i| self.data[(first + i).min(last) * self.layout.stride..].as_ptr());
-        let scales = self.scales.get(first * LANES / F8_BLOCK * self.cols.div_ceil(F8_BLOCK)..);
-        let scales = scales.unwrap_or_default().as_ptr();
-        Panels { start, layout: self.layout, cols: self.cols, scales }
+    /// The panels with these numbers.
+    pub(crate) fn panels(&self, indices: [usize; STREAMS_MAX]) -> Panels {
+        let scale_row = |index: usize| index * LANES / F8_BLOCK * self.cols.div_ceil(F8_BLOCK);
+        Panels {
+            start: indices.map(|index| self.data[index * self.layout.stride..].as_ptr()),
+            layout: self.layout,
+            cols: self.cols,
+            scales: indices.map(|index| self.scales.get(scale_row(index)..).unwrap_or_default().as_ptr()),
+        }
     }
 }
 

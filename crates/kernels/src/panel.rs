@@ -1,7 +1,9 @@
 //! Packed weights: panels of sixteen rows, interleaved so that a vector register holds a value of each.
 //!
-//! A panel of a quantised format is two runs: the *heads* of its blocks (scales and minima in their compact
-//! form) and, from a cache line on, the *quants*. Each chunk of quants holds 32 columns of the 16 rows in planes:
+//! A panel of a quantised format is a run of *groups* of 256 columns (the last may have fewer): the *heads* of the
+//! group's blocks, which are scales and minima in their compact form, and from the next cache line on the
+//! *quants*. Everything is read once, from front to back. Each chunk of quants holds 32 columns of the 16 rows in
+//! planes:
 //!
 //! - a nibble plane, 4 vectors of 64 bytes: byte `4 * row + i` of vector `v` holds columns `8v + i` (low nibble)
 //!   and `8v + 4 + i` (high nibble);
@@ -25,17 +27,37 @@ use crate::lanes::LANES;
 /// Columns in a chunk of quants.
 pub(crate) const CHUNK: usize = 32;
 
+/// Columns in a group of blocks.
+const GROUP: usize = 256;
+
 /// How the panels of a matrix are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Layout {
+    /// Blocks of a row.
+    blocks: usize,
+    /// Blocks of a group.
+    group_blocks: usize,
     /// Bytes of scales and minima of a block, for 16 rows.
     pub(crate) head_bytes: usize,
     /// Bytes of quants of a chunk, for 16 rows; of a column for float formats.
     pub(crate) quant_bytes: usize,
-    /// Bytes from the start of a panel to its quants.
-    pub(crate) quants_at: usize,
+    /// Bytes from one group to the next.
+    group_bytes: usize,
     /// Bytes from one panel to the next; a multiple of a cache line.
     pub(crate) stride: usize,
+}
+
+/// Where the blocks of a group lie in a panel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Group {
+    /// The first block.
+    pub(crate) first: usize,
+    /// Number of blocks.
+    pub(crate) count: usize,
+    /// Bytes from the start of the panel to the first head; heads follow each other.
+    pub(crate) heads_at: usize,
+    /// Bytes from the start of the panel to the first chunk; chunks follow each other.
+    pub(crate) quants_at: usize,
 }
 
 impl Layout {
@@ -58,11 +80,48 @@ impl Layout {
             DType::Q8_K => (64, 512),
             DType::IQ4_XS => (128, 256),
         };
-        let unit = if dtype.is_float() { 1 } else { CHUNK };
-        let quants_at = (cols / dtype.block_len()).checked_mul(head_bytes)?.checked_next_multiple_of(64)?;
-        let quants = (cols / unit).checked_mul(quant_bytes)?;
-        let stride = quants_at.checked_add(quants)?.checked_next_multiple_of(64)?;
-        Some(Self { head_bytes, quant_bytes, quants_at, stride })
+        let blocks = cols / dtype.block_len();
+        if dtype.is_float() {
+            let stride = blocks.checked_mul(quant_bytes)?.checked_next_multiple_of(64)?;
+            return Some(Self {
+                blocks,
+                group_blocks: blocks,
+                head_bytes,
+                quant_bytes,
+                group_bytes: 0,
+                stride,
+            });
+        }
+        let group_blocks = GROUP / dtype.block_len();
+        let group_bytes = (group_blocks * head_bytes).next_multiple_of(64) + GROUP / CHUNK * quant_bytes;
+        let groups = (blocks / group_blocks).checked_mul(group_bytes)?;
+        let rest = blocks % group_blocks;
+        let rest = (rest * head_bytes).next_multiple_of(64) + rest * quant_bytes;
+        let stride = groups.checked_add(rest)?.checked_next_multiple_of(64)?;
+        Some(Self { blocks, group_blocks, head_bytes, quant_bytes, group_bytes, stride })
+    }
+
+    /// Groups of a row.
+    #[inline(always)]
+    pub(crate) fn groups(&self) -> usize {
+        self.blocks.div_ceil(self.group_blocks)
+    }
+
+    /// Where group `index` lies.
+    #[inline(always)]
+    pub(crate) fn group(&self, index: usize) -> Group {
+        let first = index * self.group_blocks;
+        let count = self.group_blocks.min(self.blocks - first);
+        let heads_at = index * self.group_bytes;
+        let quants_at = heads_at + (count * self.head_bytes).next_multiple_of(64);
+        Group { first, count, heads_at, quants_at }
+    }
+
+    /// Bytes from the start of a panel to the head and to the quants of a block of `chunks` chunks.
+    pub(crate) fn block(&self, index: usize, chunks: usize) -> (usize, usize) {
+        let group = self.group(index / self.group_blocks);
+        let i = index - group.first;
+        (group.heads_at + i * self.head_bytes, group.quants_at + i * chunks * self.quant_bytes)
     }
 }
 

@@ -2,12 +2,11 @@
 //! memory is read once, at the file's bits per weight.
 //!
 //! Several panels are multiplied side by side: the hardware's prefetchers follow several streams, and a single
-//! one does not reach the bandwidth of a core.
+//! one does not reach the bandwidth of a core. Callers let each stream go on where it ended.
 
 use super::{Panels, Sums};
 use crate::activations::Tile;
 use crate::lanes::{LANES, Lanes, unrolled};
-use crate::panel::CHUNK;
 use crate::panel::formats::Format;
 
 /// `16 * P` rows of `sums`, for `N` columns.
@@ -75,20 +74,27 @@ unsafe fn blocks_of_32<S: Lanes, F: Format, const P: usize, const N: usize>(
     unsafe {
         let mut totals = [[S::splat_f(0.0); N]; P];
         let layout = panels.layout;
-        for b in 0..panels.cols / CHUNK {
-            for p in 0..P {
-                let head = panels.start[p].add(b * layout.head_bytes);
-                let w = unpack::<S, F>(panels.start[p].add(layout.quants_at + b * F::CHUNK_BYTES));
-                let (d, m) = (F::scale::<S>(head, 0), F::dmin::<S>(head));
-                for c in 0..N {
-                    let start =
-                        if F::MIN { S::splat_i(0) } else { S::start(tile.start32.add(b * N + c), F::ZERO) };
-                    let sum = dot::<S, F, N>(start, &w, 0..8, tile.q.add(b * 8 * N + c));
-                    let a_d = S::splat_f(tile.d.add(b * N + c).read());
-                    totals[p][c] = S::fma(S::mul(d, a_d), S::to_f(sum), totals[p][c]);
-                    if F::MIN {
-                        let a_sum = S::splat_f(tile.d_sum.add(b * N + c).read());
-                        totals[p][c] = S::fma(m, a_sum, totals[p][c]);
+        for group in 0..layout.groups() {
+            let group = layout.group(group);
+            for i in 0..group.count {
+                let b = group.first + i;
+                for p in 0..P {
+                    let head = panels.start[p].add(group.heads_at + i * F::HEAD_BYTES);
+                    let w = unpack::<S, F>(panels.start[p].add(group.quants_at + i * F::CHUNK_BYTES));
+                    let (d, m) = (F::scale::<S>(head, 0), F::dmin::<S>(head));
+                    for c in 0..N {
+                        let start = if F::MIN {
+                            S::splat_i(0)
+                        } else {
+                            S::start(tile.start32.add(b * N + c), F::ZERO)
+                        };
+                        let sum = dot::<S, F, N>(start, &w, 0..8, tile.q.add(b * 8 * N + c));
+                        let a_d = S::splat_f(tile.d.add(b * N + c).read());
+                        totals[p][c] = S::fma(S::mul(d, a_d), S::to_f(sum), totals[p][c]);
+                        if F::MIN {
+                            let a_sum = S::splat_f(tile.d_sum.add(b * N + c).read());
+                            totals[p][c] = S::fma(m, a_sum, totals[p][c]);
+                        }
                     }
                 }
             }
@@ -110,9 +116,10 @@ unsafe fn blocks_of_256<S: Lanes, F: Format, const P: usize, const N: usize>(
         let mut totals = [[S::splat_f(0.0); N]; P];
         let layout = panels.layout;
         for b in 0..panels.cols / 256 {
+            let group = layout.group(b);
             let mut scales = [[[S::splat_f(0.0); 8]; 2]; P];
             for p in 0..P {
-                let head = panels.start[p].add(b * layout.head_bytes);
+                let head = panels.start[p].add(group.heads_at);
                 scales[p][0] = unrolled!(g => F::scale::<S>(head, g));
                 if F::SIXTEENS {
                     scales[p][1] = unrolled!(g => F::scale::<S>(head, g + 8));
@@ -122,7 +129,7 @@ unsafe fn blocks_of_256<S: Lanes, F: Format, const P: usize, const N: usize>(
             for chunk in 0..8 {
                 let at = b * 8 + chunk;
                 for p in 0..P {
-                    let w = unpack::<S, F>(panels.start[p].add(layout.quants_at + at * F::CHUNK_BYTES));
+                    let w = unpack::<S, F>(panels.start[p].add(group.quants_at + chunk * F::CHUNK_BYTES));
                     for c in 0..N {
                         let sum = &mut blocks[p][c];
                         let a = tile.q.add(at * 8 * N + c);
@@ -143,7 +150,7 @@ unsafe fn blocks_of_256<S: Lanes, F: Format, const P: usize, const N: usize>(
                 }
             }
             for p in 0..P {
-                let head = panels.start[p].add(b * layout.head_bytes);
+                let head = panels.start[p].add(group.heads_at);
                 finish::<S, F, N>(head, tile, b, &blocks[p], &mut totals[p]);
             }
         }

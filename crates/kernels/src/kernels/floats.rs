@@ -71,8 +71,8 @@ pub(super) unsafe fn product<S: Lanes, V: Values, const P: usize, const N: usize
                 totals = blocks;
                 break;
             }
-            let scale = S::splat_f(w.scales.add(from / block).read());
             for p in 0..P {
+                let scale = S::splat_f(w.scales[p].add(from / block).read());
                 for c in 0..N {
                     totals[p][c] = S::fma(scale, blocks[p][c], totals[p][c]);
                 }

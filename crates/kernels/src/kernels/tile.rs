@@ -60,57 +60,57 @@ pub(super) fn shape(dtype: DType) -> (bool, bool, bool) {
 pub(super) unsafe fn unpack<S: Lanes, F: Format>(panels: Panels, to: Unpacked) {
     // SAFETY: the caller's contract; every pointer stays within its block.
     unsafe {
-        for chunk in 0..panels.cols / CHUNK {
-            for half in 0..2 {
-                let q = panels.start[half].add(panels.layout.quants_at + chunk * F::CHUNK_BYTES);
-                let w = F::unpack::<S>(q);
-                let to = to.w.add((chunk * 16 + half) * 64);
-                let _: [(); 8] = unrolled!(s => {
-                    S::store_b(to.add(s * 128), if F::MIN { w[s] } else { S::centre_at_128(w[s], F::ZERO) });
-                });
+        let layout = panels.layout;
+        let chunks = if F::SUPER { 8 } else { 1 };
+        for group in 0..layout.groups() {
+            let group = layout.group(group);
+            for chunk in 0..group.count * chunks {
+                for half in 0..2 {
+                    let w = F::unpack::<S>(panels.start[half].add(group.quants_at + chunk * F::CHUNK_BYTES));
+                    let to = to.w.add(((group.first * chunks + chunk) * 16 + half) * 64);
+                    let _: [(); 8] = unrolled!(s => {
+                        S::store_b(to.add(s * 128), if F::MIN { w[s] } else { S::centre_at_128(w[s], F::ZERO) });
+                    });
+                }
             }
-        }
-        for half in 0..2 {
-            unpack_heads::<S, F>(panels, to, half);
+            for i in 0..group.count {
+                for half in 0..2 {
+                    let head = panels.start[half].add(group.heads_at + i * F::HEAD_BYTES);
+                    unpack_head::<S, F>(head, group.first + i, half, to);
+                }
+            }
         }
     }
 }
 
 /// # Safety
-/// As for [`unpack`].
+/// As for [`unpack`]; `head` is that of block `b`.
 #[inline(always)]
-unsafe fn unpack_heads<S: Lanes, F: Format>(panels: Panels, to: Unpacked, half: usize) {
+unsafe fn unpack_head<S: Lanes, F: Format>(head: *const u8, b: usize, half: usize, to: Unpacked) {
     let at = |i: usize| (2 * i + half) * LANES;
-    let head_bytes = panels.layout.head_bytes;
     // SAFETY: the caller's contract; every pointer stays within its block.
     unsafe {
         if !F::SUPER {
-            for b in 0..panels.cols / CHUNK {
-                let head = panels.start[half].add(b * head_bytes);
-                S::store_f(to.scales.add(at(b)), F::scale::<S>(head, 0));
-                if F::MIN {
-                    S::store_f(to.dmin.add(at(b)), F::dmin::<S>(head));
-                }
+            S::store_f(to.scales.add(at(b)), F::scale::<S>(head, 0));
+            if F::MIN {
+                S::store_f(to.dmin.add(at(b)), F::dmin::<S>(head));
             }
             return;
         }
         let groups = if F::SIXTEENS { 16 } else { 8 };
-        for b in 0..panels.cols / 256 {
-            let head = panels.start[half].add(b * head_bytes);
-            S::store_f(to.d.add(at(b)), F::d::<S>(head));
+        S::store_f(to.d.add(at(b)), F::d::<S>(head));
+        let _: [(); 8] = unrolled!(g => {
+            S::store_f(to.scales.add(at(b * groups + g)), F::scale::<S>(head, g));
+        });
+        if F::SIXTEENS {
             let _: [(); 8] = unrolled!(g => {
-                S::store_f(to.scales.add(at(b * groups + g)), F::scale::<S>(head, g));
+                S::store_f(to.scales.add(at(b * groups + 8 + g)), F::scale::<S>(head, 8 + g));
             });
-            if F::SIXTEENS {
-                let _: [(); 8] = unrolled!(g => {
-                    S::store_f(to.scales.add(at(b * groups + 8 + g)), F::scale::<S>(head, 8 + g));
-                });
-            }
-            if F::MIN {
-                S::store_f(to.dmin.add(at(b)), F::dmin::<S>(head));
-                for p in 0..groups / 2 {
-                    S::store_i(to.minima.add(at(b * groups / 2 + p)), F::min_pair::<S>(head, p));
-                }
+        }
+        if F::MIN {
+            S::store_f(to.dmin.add(at(b)), F::dmin::<S>(head));
+            for p in 0..groups / 2 {
+                S::store_i(to.minima.add(at(b * groups / 2 + p)), F::min_pair::<S>(head, p));
             }
         }
     }

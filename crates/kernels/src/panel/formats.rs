@@ -18,6 +18,8 @@ pub(crate) trait Format: 'static {
     const ZERO: u8;
     /// Bytes of a chunk, for 16 rows.
     const CHUNK_BYTES: usize;
+    /// Bytes of a head, for 16 rows.
+    const HEAD_BYTES: usize;
 
     /// The weights of a chunk, columns `4s` to `4s + 3` of each row in vector `s`.
     unsafe fn unpack<S: Lanes>(q: *const u8) -> [S::B; 8];
@@ -126,6 +128,7 @@ macro_rules! block_of_32 {
             const MIN: bool = $min;
             const ZERO: u8 = $zero;
             const CHUNK_BYTES: usize = $bytes;
+            const HEAD_BYTES: usize = if $min { 64 } else { 32 };
 
             #[inline(always)]
             unsafe fn unpack<S: Lanes>(q: *const u8) -> [S::B; 8] {
@@ -224,6 +227,7 @@ macro_rules! with_minima {
             const MIN: bool = true;
             const ZERO: u8 = 0;
             const CHUNK_BYTES: usize = $bytes;
+            const HEAD_BYTES: usize = 256;
 
             #[inline(always)]
             unsafe fn unpack<S: Lanes>(q: *const u8) -> [S::B; 8] {
@@ -274,6 +278,7 @@ impl Format for Q2K {
     const MIN: bool = true;
     const ZERO: u8 = 0;
     const CHUNK_BYTES: usize = 128;
+    const HEAD_BYTES: usize = 320;
 
     #[inline(always)]
     unsafe fn unpack<S: Lanes>(q: *const u8) -> [S::B; 8] {
@@ -315,6 +320,7 @@ impl Format for Q3K {
     const MIN: bool = false;
     const ZERO: u8 = 4;
     const CHUNK_BYTES: usize = 192;
+    const HEAD_BYTES: usize = 224;
 
     #[inline(always)]
     unsafe fn unpack<S: Lanes>(q: *const u8) -> [S::B; 8] {
@@ -342,6 +348,7 @@ impl Format for Q6K {
     const MIN: bool = false;
     const ZERO: u8 = 32;
     const CHUNK_BYTES: usize = 384;
+    const HEAD_BYTES: usize = 288;
 
     #[inline(always)]
     unsafe fn unpack<S: Lanes>(q: *const u8) -> [S::B; 8] {
@@ -372,6 +379,7 @@ impl Format for Q8K {
     const MIN: bool = false;
     const ZERO: u8 = 128;
     const CHUNK_BYTES: usize = 512;
+    const HEAD_BYTES: usize = 64;
 
     #[inline(always)]
     unsafe fn unpack<S: Lanes>(q: *const u8) -> [S::B; 8] {
@@ -399,6 +407,7 @@ impl Format for Iq4Xs {
     const MIN: bool = false;
     const ZERO: u8 = 128;
     const CHUNK_BYTES: usize = 256;
+    const HEAD_BYTES: usize = 128;
 
     #[inline(always)]
     unsafe fn unpack<S: Lanes>(q: *const u8) -> [S::B; 8] {

@@ -9,16 +9,14 @@ use crate::lanes::LANES;
 pub(crate) fn pack_quants(dtype: DType, layout: Layout, cols: usize, rows: &[u8], panel: &mut [u8]) {
     let row_bytes = cols / dtype.block_len() * dtype.block_bytes();
     let chunks = dtype.block_len() / CHUNK;
-    let (heads, quants) = panel.split_at_mut(layout.quants_at);
     let mut block = Block::new();
     for (row, bytes) in rows.chunks_exact(row_bytes).enumerate() {
-        let blocks = bytes.chunks_exact(dtype.block_bytes());
-        let heads = heads.chunks_exact_mut(layout.head_bytes);
-        let quants = quants.chunks_exact_mut(layout.quant_bytes * chunks);
-        for ((bytes, head), quants) in blocks.zip(heads).zip(quants) {
+        for (index, bytes) in bytes.chunks_exact(dtype.block_bytes()).enumerate() {
             block.read(dtype, bytes);
-            pack_head(dtype, &block, bytes, row, head);
-            for (q, chunk) in block.q.chunks_exact(CHUNK).zip(quants.chunks_exact_mut(layout.quant_bytes)) {
+            let (head, quants) = layout.block(index, chunks);
+            pack_head(dtype, &block, bytes, row, &mut panel[head..head + layout.head_bytes]);
+            let chunks = panel[quants..].chunks_exact_mut(layout.quant_bytes).take(chunks);
+            for (q, chunk) in block.q.chunks_exact(CHUNK).zip(chunks) {
                 pack_chunk(dtype, q, row, chunk);
             }
         }

@@ -17,9 +17,9 @@ pub(crate) fn read_block(
     block: &mut Block,
 ) {
     let chunks = dtype.block_len() / CHUNK;
-    let head = &panel[index * layout.head_bytes..][..layout.head_bytes];
-    read_head(dtype, head, row, block);
-    let quants = &panel[layout.quants_at + index * chunks * layout.quant_bytes..];
+    let (head, quants) = layout.block(index, chunks);
+    read_head(dtype, &panel[head..head + layout.head_bytes], row, block);
+    let quants = &panel[quants..];
     for (chunk, q) in
         quants.chunks_exact(layout.quant_bytes).zip(block.q.chunks_exact_mut(CHUNK)).take(chunks)
     {
