@@ -23,7 +23,9 @@ const CHUNK: usize = 256;
 /// Scores of one row: a chunk, and a line more so that rows do not compete for the same lines of the cache.
 const SCORE_STRIDE: usize = CHUNK + 16;
 /// Query rows (times heads) of a tile at most: enough to make up for widening keys and values.
-const TILE_ROWS: usize = 96;
+const TILE_ROWS_MAX: usize = 192;
+/// What a tile's queries, scores and sums may take, so that they stay in a core's cache beside the panels.
+const TILE_BYTES: usize = 512 << 10;
 /// The same where tiles that large would leave threads idle.
 const SMALL_TILE_ROWS: usize = 24;
 /// Tasks per thread to aim for, so that threads finish together though tasks differ.
@@ -323,7 +325,10 @@ fn plan(
     tasks: &mut Vec<Task>,
 ) -> usize {
     let wanted = if threads == 1 { 1 } else { threads * TASKS_PER_THREAD };
-    cut_rows(seqs, group, shape.n_kv_heads, TILE_ROWS, items);
+    let row_bytes = (shape.k_dim + SCORE_STRIDE + 2 * shape.v_dim) * size_of::<f32>();
+    // Whole register tiles of twelve rows.
+    let tile_rows = (TILE_BYTES / row_bytes / 12 * 12).clamp(SMALL_TILE_ROWS, TILE_ROWS_MAX);
+    cut_rows(seqs, group, shape.n_kv_heads, tile_rows, items);
     if items.iter().map(|item| item.chunks).sum::<usize>() < wanted {
         cut_rows(seqs, group, shape.n_kv_heads, SMALL_TILE_ROWS, items);
     }

@@ -140,9 +140,6 @@ pub(crate) trait Simd: Copy {
     /// Sixteen rows of sixteen, turned: lane `i` of row `j` becomes lane `j` of row `i`.
     fn transpose(self, rows: &mut [Self::F; LANES]);
 
-    /// Fetches the cache line of an address that will be read soon; any address will do.
-    fn prefetch(self, at: *const u8);
-
     #[inline(always)]
     fn to_array(self, x: Self::F) -> [f32; LANES] {
         let mut lanes = [0.0; LANES];

@@ -154,6 +154,18 @@ impl Source<'_> {
         stride: usize,
     ) {
         let slices = self.dims().1.div_ceil(LANES);
+        if let Some(geometry) = self.geometry().filter(|geometry| !geometry.values_in_keys) {
+            // Block by block and slice by slice, the way the tiles lie in memory.
+            for start in (0..n).step_by(geometry.block_len) {
+                let (tile, _) = self.tile(head, first + start);
+                for slice in 0..slices {
+                    let to = &mut to[(slice * stride + start) * LANES..];
+                    let n = geometry.block_len.min(n - start);
+                    tile_values(s, geometry, tile, slice, &mut to[..n * LANES]);
+                }
+            }
+            return;
+        }
         for position in 0..n {
             let row = self.value_row(head, first + position);
             for slice in 0..slices {
@@ -185,30 +197,41 @@ impl Source<'_> {
         }
     }
 
-    /// The value at `position`.
+    /// The value at `position`, of sources whose values are rows.
     #[inline(always)]
     fn value_row(&self, head: usize, position: usize) -> Row<'_> {
         match *self {
             Self::Cache { kv, .. } => {
                 let geometry = kv.geometry();
                 let (tile, place) = self.tile(head, position);
-                if geometry.values_in_keys {
-                    return latent_row(geometry, tile, place, geometry.v_dim);
-                }
-                let step = geometry.v_unit_bytes / geometry.block_len;
-                Row {
-                    format: format_of(geometry.dtype),
-                    data: &tile[geometry.v_start + place * step..geometry.v_scales],
-                    stride: geometry.v_unit_bytes,
-                    scales: tile.get(geometry.v_scales + place * 2..).unwrap_or_default(),
-                    scale_stride: geometry.block_len * 2,
-                    len: geometry.v_dim.next_multiple_of(LANES),
-                }
+                latent_row(geometry, tile, place, geometry.v_dim)
             }
             Self::Rows { v, v_dim, n_heads, .. } => {
                 Row::plain(&v[(position * n_heads + head) * v_dim..][..v_dim])
             }
         }
+    }
+}
+
+/// A slice of values from the start of a tile on, `to.len() / 16` positions, as f32.
+#[inline(always)]
+fn tile_values<S: Simd>(s: S, geometry: &Geometry, tile: &[u8], slice: usize, to: &mut [f32]) {
+    let bytes = geometry.v_unit_bytes / geometry.block_len;
+    let from = &tile[geometry.v_start + slice * geometry.v_unit_bytes..][..to.len() / LANES * bytes];
+    let scales = geometry.v_scales + slice * LANES / Q8_LEN * geometry.block_len * 2;
+    for (position, (from, to)) in from.chunks_exact(bytes).zip(to.chunks_exact_mut(LANES)).enumerate() {
+        // SAFETY: the chunk holds sixteen values of the format.
+        let values = unsafe {
+            match geometry.dtype {
+                KvDType::F32 => s.load(from.as_ptr().cast()),
+                KvDType::F16 => s.load_f16(from.as_ptr().cast()),
+                KvDType::Q8_0 => {
+                    let scale = widen_at(tile, scales + position * 2);
+                    s.mul(s.load_i8(from.as_ptr().cast()), s.splat(scale))
+                }
+            }
+        };
+        s.store_slice(to, values);
     }
 }
 
@@ -227,18 +250,14 @@ fn latent_row<'a>(geometry: &Geometry, tile: &'a [u8], place: usize, len: usize)
     let (data, scales) = if format == Q8 { row.split_at(geometry.k_data) } else { row.split_at(row.len()) };
     // Q8_0 is padded to whole vectors, so all of them can be loaded.
     let len = if format == Q8 { len.next_multiple_of(LANES) } else { len };
-    Row { format, data, stride: vector_bytes(format), scales, scale_stride: 2, len }
+    Row { format, data, scales, len }
 }
 
 /// The numbers of one position, sixteen at a time.
 struct Row<'a> {
     format: u8,
     data: &'a [u8],
-    /// From sixteen values to the next.
-    stride: usize,
     scales: &'a [u8],
-    /// From a scale to the next.
-    scale_stride: usize,
     /// How many there are.
     len: usize,
 }
@@ -247,14 +266,14 @@ impl<'a> Row<'a> {
     fn plain(values: &'a [f32]) -> Self {
         // SAFETY: f32 may be read as bytes.
         let data = unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) };
-        Self { format: F32, data, stride: LANES * 4, scales: &[], scale_stride: 0, len: values.len() }
+        Self { format: F32, data, scales: &[], len: values.len() }
     }
 
     /// Sixteen values from dimension `d` on, zero beyond the end.
     #[inline(always)]
     fn load<S: Simd>(&self, s: S, d: usize) -> S::F {
         let bytes = vector_bytes(self.format);
-        let from = &self.data[d / LANES * self.stride..];
+        let from = &self.data[d / LANES * bytes..];
         if d + LANES > self.len {
             // Only plain rows and latent ones in F32 and F16 end within a vector.
             let n = self.len - d;
@@ -276,7 +295,7 @@ impl<'a> Row<'a> {
                 F32 => s.load(from.cast()),
                 F16 => s.load_f16(from.cast()),
                 _ => {
-                    let scale = widen_at(self.scales, d / Q8_LEN * self.scale_stride);
+                    let scale = widen_at(self.scales, d / Q8_LEN * 2);
                     s.mul(s.load_i8(from.cast()), s.splat(scale))
                 }
             }

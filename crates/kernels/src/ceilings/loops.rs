@@ -3,19 +3,23 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-/// The sum of the 64-bit words of `bytes`, a multiple of 1024, from an address on a cache line.
-pub(super) fn read(bytes: &[u8]) -> u64 {
+/// The sum of the 64-bit words of `bytes`, a multiple of 1024, from an address on a cache line, asking for
+/// memory ahead or not.
+pub(super) fn read(bytes: &[u8], prefetch: bool) -> u64 {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
             // SAFETY: the feature was detected.
-            return unsafe { read_avx512(bytes) };
+            return unsafe {
+                if prefetch { read_avx512::<true>(bytes) } else { read_avx512::<false>(bytes) }
+            };
         }
         if is_x86_feature_detected!("avx2") {
             // SAFETY: the feature was detected.
-            return unsafe { read_avx2(bytes) };
+            return unsafe { if prefetch { read_avx2::<true>(bytes) } else { read_avx2::<false>(bytes) } };
         }
     }
+    let _ = prefetch;
     let mut sums = [0_u64; 8];
     for words in bytes.chunks_exact(64) {
         for (sum, word) in sums.iter_mut().zip(words.as_chunks::<8>().0) {
@@ -88,7 +92,7 @@ const STREAMS: usize = 4;
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn read_avx512(bytes: &[u8]) -> u64 {
+unsafe fn read_avx512<const PREFETCH: bool>(bytes: &[u8]) -> u64 {
     let stream = bytes.len() / STREAMS;
     let mut sums = [_mm512_setzero_si512(); STREAMS * 2];
     for at in (0..stream).step_by(128) {
@@ -96,8 +100,10 @@ unsafe fn read_avx512(bytes: &[u8]) -> u64 {
             // SAFETY: `bytes` is a multiple of 1024 long, so each stream is a multiple of 128.
             unsafe {
                 let from = bytes.as_ptr().add(s * stream + at);
-                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(4096).cast());
-                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(4160).cast());
+                if PREFETCH {
+                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(4096).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(4160).cast());
+                }
                 pair[0] = _mm512_add_epi64(pair[0], _mm512_loadu_si512(from.cast()));
                 pair[1] = _mm512_add_epi64(pair[1], _mm512_loadu_si512(from.add(64).cast()));
             }
@@ -109,7 +115,7 @@ unsafe fn read_avx512(bytes: &[u8]) -> u64 {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn read_avx2(bytes: &[u8]) -> u64 {
+unsafe fn read_avx2<const PREFETCH: bool>(bytes: &[u8]) -> u64 {
     let stream = bytes.len() / STREAMS;
     let mut sums = [_mm256_setzero_si256(); STREAMS * 2];
     for at in (0..stream).step_by(64) {
@@ -117,7 +123,9 @@ unsafe fn read_avx2(bytes: &[u8]) -> u64 {
             // SAFETY: `bytes` is a multiple of 1024 long, so each stream is a multiple of 64.
             unsafe {
                 let from = bytes.as_ptr().add(s * stream + at);
-                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(4096).cast());
+                if PREFETCH {
+                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(4096).cast());
+                }
                 pair[0] = _mm256_add_epi64(pair[0], _mm256_loadu_si256(from.cast()));
                 pair[1] = _mm256_add_epi64(pair[1], _mm256_loadu_si256(from.add(32).cast()));
             }

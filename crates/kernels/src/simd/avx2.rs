@@ -242,11 +242,6 @@ impl Simd for Avx2 {
             rows[i + 8] = [quarters[0][1][i], quarters[1][1][i]];
         }
     }
-
-    #[inline(always)]
-    fn prefetch(self, at: *const u8) {
-        proven!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
-    }
 }
 
 /// # Safety

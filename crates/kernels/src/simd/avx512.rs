@@ -209,9 +209,4 @@ impl Simd for Avx512 {
             }
         })
     }
-
-    #[inline(always)]
-    fn prefetch(self, at: *const u8) {
-        proven!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
-    }
 }

@@ -181,7 +181,4 @@ impl Simd for Scalar {
         let columns = *rows;
         *rows = std::array::from_fn(|i| std::array::from_fn(|j| columns[j][i]));
     }
-
-    #[inline(always)]
-    fn prefetch(self, _at: *const u8) {}
 }
