@@ -6,8 +6,8 @@
 use std::sync::Mutex;
 
 use levain_kernels::{
-    AttentionWorkspace, KvCache, Matrix, Pool, Product, RopeTable, SeqRows, Workspace, attention, gated_mlp,
-    matmul, vector,
+    AttentionWorkspace, ExpertStack, KvCache, Matrix, Pool, Product, RopeTable, Routing, SeqRows, Workspace,
+    attention, gated_mlp, matmul, moe_mlp, vector,
 };
 
 use crate::engine::lock;
@@ -45,6 +45,14 @@ pub(crate) struct GatedMlp {
     pub(crate) gate_proj: Matrix,
     pub(crate) up_proj: Matrix,
     pub(crate) down_proj: Matrix,
+}
+
+/// The three matrices of all of a layer's experts.
+#[derive(Debug)]
+pub(crate) struct ExpertStacks {
+    pub(crate) gate_proj: ExpertStack,
+    pub(crate) up_proj: ExpertStack,
+    pub(crate) down_proj: ExpertStack,
 }
 
 /// The weight of an RMS norm, and its epsilon.
@@ -198,6 +206,18 @@ impl Ops {
     pub(crate) fn gated_mlp_add(&mut self, mlp: &GatedMlp, x: &[f32], n: usize, y: &mut [f32]) {
         let GatedMlp { gate_proj, up_proj, down_proj } = mlp;
         gated_mlp(&self.pool, &mut self.matmul, x, n, gate_proj, up_proj, down_proj, y, true);
+    }
+
+    /// `y[i] += Σ weight · down(silu(gate(x[i])) · up(x[i]))` over the experts of each row i, both `[n, hidden]`.
+    pub(crate) fn moe_mlp_add(
+        &mut self,
+        experts: &ExpertStacks,
+        routing: &Routing<'_>,
+        x: &[f32],
+        y: &mut [f32],
+    ) {
+        let ExpertStacks { gate_proj, up_proj, down_proj } = experts;
+        moe_mlp(&self.pool, &mut self.matmul, x, routing, [gate_proj, up_proj, down_proj], y, true);
     }
 
     /// Turns dimensions `offset..offset + table.dim()` of each head of `x` `[n, n_heads * head_dim]` by its row's position.

@@ -1,6 +1,6 @@
 //! DeepSeek-V2, V3 and R1: latent attention and a mixture of experts after some dense layers.
 
-use levain_kernels::{DType, KvCache, Matrix, RopeTable};
+use levain_kernels::{DType, ExpertStack, KvCache, Matrix, RopeTable};
 use levain_weights::{MlaConfig, ModelConfig, MoeConfig};
 
 use super::common::{
@@ -11,7 +11,7 @@ use super::mtp::MtpJoin;
 use super::{Arch, LoadOptions};
 use crate::error::EngineError;
 use crate::experts::{ExpertCache, ExpertId, ExpertStats};
-use crate::ops::{ForwardBatch, GatedMlp, Ops, RmsNorm};
+use crate::ops::{ExpertStacks, ForwardBatch, GatedMlp, Ops, RmsNorm};
 
 /// Steps with more rows need most experts anyway.
 const READ_AHEAD_ROWS_MAX: usize = 4;
@@ -284,8 +284,16 @@ fn load_experts(
             Experts::Streamed(layer)
         }
         None => {
-            let resident = (0..experts).map(|index| loader.gated_mlp(&name(index), hidden, width));
-            Experts::Resident(resident.collect::<Result<_, _>>()?)
+            let mut stack = |projection, rows, cols| -> Result<ExpertStack, EngineError> {
+                let matrix =
+                    |index| loader.matrix(&format!("{}.{projection}.weight", name(index)), rows, cols);
+                Ok(ExpertStack::new((0..experts).map(matrix).collect::<Result<_, _>>()?)?)
+            };
+            Experts::Resident(ExpertStacks {
+                gate_proj: stack("gate_proj", width, hidden)?,
+                up_proj: stack("up_proj", width, hidden)?,
+                down_proj: stack("down_proj", hidden, width)?,
+            })
         }
     };
     let shared_experts = match moe.n_shared_experts {

@@ -1,10 +1,10 @@
 //! The mixture of experts of DeepSeek-V2 and V3 (arXiv 2412.19437, section 2.1.2).
 
-use levain_kernels::{Matrix, vector};
+use levain_kernels::{Matrix, Routing, vector};
 use levain_weights::{MoeConfig, ScoringFunc, TopkMethod};
 
 use crate::experts::{ExpertCache, ExpertId};
-use crate::ops::{GatedMlp, Ops};
+use crate::ops::{ExpertStacks, GatedMlp, Ops};
 
 /// Chooses the experts of a token.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub(crate) struct Moe {
 #[derive(Debug)]
 pub(crate) enum Experts {
     /// All in memory.
-    Resident(Vec<GatedMlp>),
+    Resident(ExpertStacks),
     /// In the cache that all layers share, under this layer's number.
     Streamed(u32),
 }
@@ -83,28 +83,47 @@ impl Moe {
         x: &mut [f32],
     ) {
         self.choose(ops, buffers, n, normed);
+        match (&self.experts, cache.as_deref_mut()) {
+            (Experts::Resident(stacks), _) => {
+                let k = self.router.config.num_experts_per_tok;
+                let (experts, weights) = (&buffers.chosen[..n * k], &buffers.weights[..n * k]);
+                ops.moe_mlp_add(stacks, &Routing { per_row: k, experts, weights }, normed, x);
+            }
+            (Experts::Streamed(layer), Some(cache)) => {
+                self.streamed(ops, buffers, cache, *layer, n, normed, x)
+            }
+            // A cache is there whenever a layer's experts are streamed.
+            (Experts::Streamed(_), None) => {}
+        }
+        if let Some(shared) = &self.shared_experts {
+            ops.gated_mlp_add(shared, normed, n, x);
+        }
+    }
+
+    /// The same for experts that are read when they are needed, and in the order in which they are there.
+    #[expect(clippy::too_many_arguments, reason = "the operation has that many inputs")]
+    fn streamed(
+        &self,
+        ops: &mut Ops,
+        buffers: &mut MoeBuffers,
+        cache: &mut ExpertCache,
+        layer: u32,
+        n: usize,
+        normed: &[f32],
+        x: &mut [f32],
+    ) {
         let MoeBuffers { chosen, weights, active, slots, gathered, result, outputs, .. } = buffers;
         let (k, hidden) = (self.router.config.num_experts_per_tok, self.router.gate.cols());
         let chosen = &chosen[..n * k];
-        if let (Experts::Streamed(layer), Some(cache)) = (&self.experts, cache.as_deref_mut()) {
-            cache.begin(*layer, active);
-        }
+        cache.begin(layer, active);
         // Each expert's results are kept apart, so the order in which they are computed does not matter.
         for &index in active.iter() {
-            let expert = match (&self.experts, cache.as_deref_mut()) {
-                (Experts::Resident(experts), _) => &experts[index as usize],
-                (Experts::Streamed(layer), Some(cache)) => {
-                    let id = ExpertId { layer: *layer, expert: index };
-                    match cache.get(id, ops.pool()) {
-                        Ok(expert) => expert,
-                        Err(error) => {
-                            ops.fail(error);
-                            continue;
-                        }
-                    }
+            let expert = match cache.get(ExpertId { layer, expert: index }, ops.pool()) {
+                Ok(expert) => expert,
+                Err(error) => {
+                    ops.fail(error);
+                    continue;
                 }
-                // A cache is there whenever a layer's experts are streamed.
-                (Experts::Streamed(_), None) => continue,
             };
             slots.clear();
             slots.extend(chosen.iter().enumerate().filter(|&(_, &e)| e == index).map(|(slot, _)| slot));
@@ -117,18 +136,20 @@ impl Moe {
                 outputs[slot * hidden..][..hidden].copy_from_slice(result);
             }
         }
-        // Summed by rank for each row, so that a row's sum does not depend on which other rows there are.
+        // Added up by ascending expert and then to the row, as the kernel does for experts in memory: bit for bit.
+        let sum = &mut result[..hidden];
         for ((row, weights), outputs) in
             x.chunks_exact_mut(hidden).zip(weights.chunks_exact(k)).zip(outputs.chunks_exact(k * hidden))
         {
+            sum.fill(0.0);
             for (weight, output) in weights.iter().zip(outputs.chunks_exact(hidden)) {
-                for (x, y) in row.iter_mut().zip(output) {
-                    *x += weight * y;
+                for (sum, y) in sum.iter_mut().zip(output) {
+                    *sum += weight * y;
                 }
             }
-        }
-        if let Some(shared) = &self.shared_experts {
-            ops.gated_mlp_add(shared, normed, n, x);
+            for (x, sum) in row.iter_mut().zip(sum.iter()) {
+                *x += sum;
+            }
         }
     }
 
@@ -190,7 +211,8 @@ impl Choice {
 }
 
 impl Router {
-    /// Chooses K of E experts by one row's router logits, which become scores, and weighs them. Ties go to the lower index.
+    /// Chooses K of E experts by one row's router logits, which become scores, and weighs them. Ties go to the lower index,
+    /// and the chosen come in ascending order.
     fn choose(&self, scores: &mut [f32], chosen: &mut [u32], weights: &mut [f32], scratch: &mut Choice) {
         let config = &self.config;
         match config.scoring_func {
@@ -221,7 +243,8 @@ impl Router {
         if k < experts.len() {
             experts.select_nth_unstable_by(k - 1, best_first);
         }
-        experts[..k].sort_unstable_by(best_first);
+        // From here on by number: that is the order in which their results are added up.
+        experts[..k].sort_unstable_by_key(|&(_, expert)| expert);
         for ((chosen, weight), &(_, expert)) in chosen.iter_mut().zip(weights.iter_mut()).zip(experts.iter())
         {
             (*chosen, *weight) = (expert as u32, scores[expert]);
@@ -312,9 +335,9 @@ mod tests {
         // All choices of the last group are negative but still better than those of excluded groups.
         let bias = vec![-9.0, -9.0, -9.0, -9.0, -3.0, -2.0];
         let (chosen, weights) = choose(&router(v3, Some(bias)), &[0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
-        assert_eq!(chosen, [5, 4]);
+        assert_eq!(chosen, [4, 5]);
         let sigmoid = 1.0 / (1.0 + (-1.0_f32).exp());
-        let expected = [sigmoid / (sigmoid + 0.5) * 2.5, 0.5 / (sigmoid + 0.5) * 2.5];
+        let expected = [0.5 / (sigmoid + 0.5) * 2.5, sigmoid / (sigmoid + 0.5) * 2.5];
         assert!(weights.iter().zip(expected).all(|(w, e)| (w - e).abs() < 1e-6), "{weights:?} {expected:?}");
     }
 
