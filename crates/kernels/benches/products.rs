@@ -59,11 +59,15 @@ impl Bursts {
     }
 }
 
+/// Reads memory the way that gets most of it: several streams side by side.
 fn sum_words(words: &[u64]) -> u64 {
-    let mut sums = [0_u64; 32];
-    for words in words.as_chunks::<32>().0 {
-        for (sum, word) in sums.iter_mut().zip(words) {
-            *sum = sum.wrapping_add(*word);
+    let run = words.len() / 8 / 32 * 32;
+    let mut sums = [0_u64; 8];
+    for at in (0..run).step_by(32) {
+        for stream in 0..8 {
+            for words in words[stream * run + at..][..32].as_chunks::<8>().0 {
+                sums.iter_mut().zip(words).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
+            }
         }
     }
     sums.iter().copied().fold(0, u64::wrapping_add)

@@ -91,6 +91,10 @@ pub(crate) trait Lanes: Copy + 'static {
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `c - a * b`, rounded once.
     unsafe fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+
+    /// Asks for a cache line, at any address, to come as near as the second-level cache: requests into the first
+    /// are fewer than it takes to cover the memory's latency.
+    unsafe fn prefetch(from: *const u8);
 }
 
 /// An array of eight, each element written out: closures and iterators are not sure to be compiled with the

@@ -9,6 +9,9 @@ use crate::activations::Tile;
 use crate::lanes::{LANES, Lanes, unrolled};
 use crate::panel::formats::Format;
 
+/// How far ahead of its use a stream's next cache line is asked for, in bytes.
+const AHEAD: usize = 1024;
+
 /// `16 * P` rows of `sums`, for `N` columns.
 ///
 /// # Safety
@@ -56,8 +59,11 @@ unsafe fn dot<S: Lanes, F: Format, const N: usize>(
 
 #[inline(always)]
 unsafe fn unpack<S: Lanes, F: Format>(q: *const u8) -> [S::B; 8] {
-    // SAFETY: `q` points to a chunk.
+    // SAFETY: `q` points to a chunk; what is asked for ahead may be at any address.
     unsafe {
+        for line in 0..F::CHUNK_BYTES / 64 {
+            S::prefetch(q.wrapping_add(AHEAD + 64 * line));
+        }
         let w = F::unpack::<S>(q);
         if F::MIN { w } else { unrolled!(s => S::centre(w[s], F::ZERO)) }
     }
@@ -76,12 +82,23 @@ unsafe fn blocks_of_32<S: Lanes, F: Format, const P: usize, const N: usize>(
         let layout = panels.layout;
         for group in 0..layout.groups() {
             let group = layout.group(group);
+            // All heads first, so that each stream is read in order.
+            let (mut d, mut m) = ([[S::splat_f(0.0); 8]; P], [[S::splat_f(0.0); 8]; P]);
+            for p in 0..P {
+                for i in 0..group.count {
+                    let head = panels.start[p].add(group.heads_at + i * F::HEAD_BYTES);
+                    d[p][i] = F::scale::<S>(head, 0);
+                    if F::MIN {
+                        m[p][i] = F::dmin::<S>(head);
+                    }
+                }
+            }
             for i in 0..group.count {
                 let b = group.first + i;
                 for p in 0..P {
-                    let head = panels.start[p].add(group.heads_at + i * F::HEAD_BYTES);
-                    let w = unpack::<S, F>(panels.start[p].add(group.quants_at + i * F::CHUNK_BYTES));
-                    let (d, m) = (F::scale::<S>(head, 0), F::dmin::<S>(head));
+                    let q = panels.start[p].add(group.quants_at + i * F::CHUNK_BYTES);
+                    let w = unpack::<S, F>(q);
+                    let (d, m) = (d[p][i], m[p][i]);
                     for c in 0..N {
                         let start = if F::MIN {
                             S::splat_i(0)

@@ -159,5 +159,7 @@ impl Lanes for Avx2 {
         fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
             [_mm256_fnmadd_ps(a[0], b[0], c[0]), _mm256_fnmadd_ps(a[1], b[1], c[1])]
         }
+
+        fn prefetch(from: *const u8) { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
     }
 }

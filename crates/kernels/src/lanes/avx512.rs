@@ -90,5 +90,7 @@ impl Lanes for Avx512 {
         fn mul(a: Self::F, b: Self::F) -> Self::F { _mm512_mul_ps(a, b) }
         fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F { _mm512_fmadd_ps(a, b, c) }
         fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F { _mm512_fnmadd_ps(a, b, c) }
+
+        fn prefetch(from: *const u8) { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
     }
 }

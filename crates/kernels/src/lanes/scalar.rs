@@ -192,4 +192,7 @@ impl Lanes for Scalar {
     unsafe fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         std::array::from_fn(|i| (-a[i]).mul_add(b[i], c[i]))
     }
+
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const u8) {}
 }
