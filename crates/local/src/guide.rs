@@ -36,7 +36,7 @@ const WHITE_SPACE: &str = r"[ \t]{1,8}|\n[ \t]{0,40}";
 /// Compiles grammars for one vocabulary.
 pub(crate) struct Guide {
     table: Arc<TokenTable>,
-    factory: OnceLock<Result<Arc<ParserFactory>, String>>,
+    factory: OnceLock<Result<ParserFactory, String>>,
     cache: Mutex<Cache>,
     permits: tokio::sync::Semaphore,
 }
@@ -133,6 +133,7 @@ impl Guide {
         if let Some(hit) = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(hit);
         }
+        self.prepare().await?;
         let guide = Arc::clone(self);
         let (send, receive) = tokio::sync::oneshot::channel();
         let work = async {
@@ -161,12 +162,26 @@ impl Guide {
         })
     }
 
+    /// Puts the vocabulary into the form that grammars need, once; it does not count as a grammar's own time.
+    async fn prepare(self: &Arc<Self>) -> Result<(), ProviderError> {
+        if self.factory.get().is_some() {
+            return Ok(());
+        }
+        let guide = Arc::clone(self);
+        let work = tokio::task::spawn_blocking(move || guide.factory().map(|_| ()));
+        work.await.map_err(|error| ProviderError::Internal(error.to_string()))?
+    }
+
+    fn factory(&self) -> Result<&ParserFactory, ProviderError> {
+        match self.factory.get_or_init(|| parser_factory(&self.table)) {
+            Ok(factory) => Ok(factory),
+            Err(error) => Err(ProviderError::Internal(format!("no grammars for this vocabulary: {error}"))),
+        }
+    }
+
     fn build(&self, source: Source, key: String) -> Result<Compiled, ProviderError> {
         let param = source.param;
-        let factory =
-            self.factory.get_or_init(|| parser_factory(&self.table).map(Arc::new)).as_ref().map_err(
-                |error| ProviderError::Internal(format!("no grammars for this vocabulary: {error}")),
-            )?;
+        let factory = self.factory()?;
         let parser =
             factory.create_parser(source.grammar).map_err(|error| invalid(param, readable(&error)))?;
         let bytes = parser.parser.lexer_stats().num_bytes + 8 * key.len() + 64 * 1024;
@@ -290,3 +305,6 @@ impl Cache {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,7 +62,8 @@ impl Template {
         let named = tokenizer.named_chat_templates().find(|(name, _)| *name == TOOL_TEMPLATE);
         let with_tools = named.map(|(_, source)| Compiled::new(tokenizer, source)).transpose()?;
         let tags = ThinkTags::detect(source, |token| tokenizer.token_to_id(token).is_some());
-        let is_r1 = tags.is_some() && source.contains("<｜Assistant｜>");
+        let is_r1 = source.contains("<｜Assistant｜>")
+            && tags.as_ref().is_some_and(|tags| source.contains(tags.close.as_str()));
         Ok(Some(Self { plain, with_tools, tags, is_r1 }))
     }
 

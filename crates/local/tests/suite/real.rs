@@ -1,5 +1,6 @@
 //! The smallest real model, where there is one: a file named by `LEVAIN_TEST_MODEL`.
 
+use futures::future::join_all;
 use levain_chat::{FinishReason, ResponseFormat, Sampling};
 use levain_local::{LocalModel, LocalProvider};
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ fn real() -> Option<LocalProvider> {
 #[tokio::test]
 async fn it_knows_the_capital_of_france() {
     let Some(provider) = real() else { return };
-    let mut request = ask("What is the capital of France?");
+    let mut request = ask("What is the capital of France? Answer in one sentence.");
     request.sampling = Sampling { temperature: Some(0.0), ..Sampling::default() };
     let (answer, usage) = one(&provider, request).await;
     eprintln!("{} ({usage:?})", answer.text);
@@ -38,13 +39,15 @@ async fn its_json_follows_the_schema_even_when_hot() {
         "required": ["city", "population", "tags"],
         "additionalProperties": false,
     });
-    let mut complete = 0;
-    for seed in 0..50 {
+    let answers = (0..50).map(|seed| {
         let mut request = ask("Describe Paris as JSON with city, population and tags.");
         request.sampling = hot(seed);
-        request.max_tokens = Some(160);
+        request.max_tokens = Some(120);
         request.response_format = ResponseFormat::JsonSchema(schema.clone());
-        let (answer, _) = one(&provider, request).await;
+        one(&provider, request)
+    });
+    let mut complete = 0;
+    for (answer, _) in join_all(answers).await {
         if answer.finish == Some(FinishReason::Stop) {
             let value: Value = serde_json::from_str(&answer.text).unwrap();
             assert!(value["city"].is_string() && value["population"].is_number() && value["tags"].is_array());
