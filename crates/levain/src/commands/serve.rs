@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use levain_server::{ApiKey, Server, ServerConfig};
+use tokio::sync::Notify;
 
 use crate::app::App;
 use crate::cli::ServeArgs;
@@ -38,9 +39,23 @@ pub(crate) fn run(app: &App, args: &ServeArgs) -> Result<(), CliError> {
         let bound = server.bind().await?;
         let address = bound.local_addr();
         app.printer.say(format_args!("{} at http://{address}/v1 (Ctrl-C ends)", names.join(", ")));
-        bound.serve(stop_signal(app)).await;
-        app.printer.say("ended");
-        Ok(())
+        let asked = Notify::new();
+        let first = async {
+            wait_for_signal().await;
+            app.printer.say("ending: running answers may finish; once more ends at once");
+            asked.notify_one();
+        };
+        let second = async {
+            asked.notified().await;
+            wait_for_signal().await;
+        };
+        tokio::select! {
+            () = bound.serve(first) => {
+                app.printer.say("ended");
+                Ok(())
+            }
+            () = second => Err(CliError::Interrupted),
+        }
     })
 }
 
@@ -62,16 +77,7 @@ fn server_config(app: &App, args: &ServeArgs) -> Result<ServerConfig, CliError> 
     Ok(config)
 }
 
-/// Ready at the first Ctrl-C or SIGTERM. The second one finds the process's patience at an end.
-async fn stop_signal(app: &App) {
-    wait_for_signal().await;
-    app.printer.say("ending: running answers may finish; once more ends at once");
-    tokio::spawn(async {
-        wait_for_signal().await;
-        std::process::exit(i32::from(crate::error::INTERRUPTED));
-    });
-}
-
+/// Ready at the next Ctrl-C or SIGTERM.
 #[cfg(unix)]
 async fn wait_for_signal() {
     use tokio::signal::unix::{SignalKind, signal};
