@@ -26,6 +26,8 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
     let mut env = Environment::new();
     env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     env.set_recursion_limit(RECURSION_MAX);
+    // In debug mode an error would carry all variables along.
+    env.set_debug(false);
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.set_formatter(|out, _state, value| {
         if !value.is_undefined() {

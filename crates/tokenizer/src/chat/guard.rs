@@ -33,7 +33,8 @@ pub(super) struct Guard {
     everywhere: Vec<char>,
     /// For each control token the character that is replaced in it.
     breakers: Vec<char>,
-    /// Control tokens without a character that could be replaced everywhere.
+    /// Control tokens of letters alone, which no published model has: kept out of what is given and where two
+    /// given texts meet, but not where a template changes the case of letters.
     wordlike: Vec<String>,
     find_control: Option<AhoCorasick>,
     find_literals: Option<AhoCorasick>,
@@ -44,23 +45,24 @@ impl Guard {
         let bad = |problem: String| TokenizerError::TemplateSyntax { problem };
         let (mut slots, mut everywhere, mut breakers, mut wordlike) = (vec![], vec![], vec![], vec![]);
         for token in &control {
+            let is_mark = |c: &char| !c.is_alphanumeric() && !c.is_whitespace() && *c != '_';
             let usual = token.chars().find(|c| matches!(c, '|' | '｜'));
-            let mark = usual
-                .or_else(|| token.chars().find(|c| !c.is_alphanumeric() && !c.is_whitespace() && *c != '_'));
-            let Some(breaker) = mark.or_else(|| token.chars().next()) else { continue };
+            let first = usual.or_else(|| token.chars().find(is_mark));
+            // Where the template writes the beginning of a token, what comes from outside must not complete it.
+            let last = usual.or_else(|| token.chars().rfind(is_mark));
+            let Some(breaker) = first.or_else(|| token.chars().next()) else { continue };
+            let end = last.or_else(|| token.chars().next_back()).unwrap_or(breaker);
             breakers.push(breaker);
-            if !slots.contains(&breaker) {
-                slots.push(breaker);
-            }
-            if mark.is_none() {
-                wordlike.push(token.clone());
-                // The last character is replaced where a token might be completed from the left.
-                let last = token.chars().next_back().unwrap_or(breaker);
-                if !slots.contains(&last) {
-                    slots.push(last);
+            for c in [breaker, end] {
+                if !slots.contains(&c) {
+                    slots.push(c);
                 }
-            } else if !everywhere.contains(&breaker) {
-                everywhere.push(breaker);
+                if first.is_some() && !everywhere.contains(&c) {
+                    everywhere.push(c);
+                }
+            }
+            if first.is_none() {
+                wordlike.push(token.clone());
             }
         }
         if slots.len() >= (LAST - FIRST) as usize {

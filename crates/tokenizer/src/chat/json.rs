@@ -1,13 +1,13 @@
 //! `tojson`, to the byte as Python's `json.dumps` writes: prompts that models were trained on hold its output.
 
-use std::fmt::Write as _;
+use std::{cell::Cell, fmt::Write as _};
 
 use minijinja::{
     Error, ErrorKind, Value,
     value::{Kwargs, Rest, ValueKind},
 };
 
-use super::python::{self, DEPTH_MAX, too_deep};
+use super::python::{self, DEPTH_MAX, VALUES_MAX, too_deep};
 
 struct Style {
     ensure_ascii: bool,
@@ -15,6 +15,8 @@ struct Style {
     indent: Option<String>,
     item: String,
     key: String,
+    /// Values that may still be written.
+    left: Cell<usize>,
 }
 
 /// The filter: `tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
@@ -34,6 +36,7 @@ pub(super) fn tojson(value: &Value, args: Rest<Value>, kwargs: Kwargs) -> Result
         item: if indent.is_some() { "," } else { ", " }.to_owned(),
         key: ": ".to_owned(),
         indent,
+        left: Cell::new(VALUES_MAX),
     };
     if let Some(separators) = option(2, "separators")? {
         let text = |index: usize| -> Result<String, Error> {
@@ -63,6 +66,7 @@ impl Style {
         if depth > DEPTH_MAX {
             return Err(too_deep());
         }
+        self.left.set(python::count(self.left.get())?);
         if let Some(text) = value.as_str() {
             self.write_text(text, out);
             return Ok(());
@@ -78,14 +82,14 @@ impl Style {
                 let _ = write!(out, "{value}");
             }
             ValueKind::Seq | ValueKind::Iterable => {
-                let items: Vec<Value> = value.try_iter()?.collect();
+                let items = bounded(value.try_iter()?)?;
                 self.write_list('[', ']', &items, depth, out, |this, item, out| {
                     this.write(item, depth + 1, out)
                 })?;
             }
             ValueKind::Map => {
                 let mut entries = Vec::new();
-                for key in value.try_iter()? {
+                for key in bounded(value.try_iter()?)? {
                     entries.push((key_text(&key)?, value.get_item(&key)?));
                 }
                 if self.sort_keys {
@@ -155,6 +159,15 @@ impl Style {
         }
         out.push('"');
     }
+}
+
+/// The items, if they are so few that they may be written.
+fn bounded(items: impl Iterator<Item = Value>) -> Result<Vec<Value>, Error> {
+    let items: Vec<Value> = items.take(VALUES_MAX + 1).collect();
+    if items.len() > VALUES_MAX {
+        return Err(Error::new(ErrorKind::OutOfFuel, format!("a list has more than {VALUES_MAX} items")));
+    }
+    Ok(items)
 }
 
 fn float(value: f64) -> String {

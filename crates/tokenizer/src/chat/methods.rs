@@ -1,6 +1,9 @@
 //! Python's methods of strings, lists and dictionaries, as far as templates use them.
 
-use minijinja::{Error, ErrorKind, State, Value, value::ValueKind};
+use minijinja::{
+    Error, ErrorKind, State, Value,
+    value::{Tuple, ValueKind},
+};
 
 use super::environment::charge;
 
@@ -53,7 +56,7 @@ fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>
             } else {
                 text.rsplit_once(separator).map_or(["", "", text], |(a, b)| [a, separator, b])
             };
-            Value::from(parts.map(Value::from).to_vec())
+            Value::from_object(Tuple::from(parts.map(Value::from).to_vec()))
         }
         "rsplit" => {
             let limit = args.get(1).cloned().map(i64::try_from).transpose()?.unwrap_or(-1);
@@ -73,6 +76,19 @@ fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>
                 Some(at) => Value::from(text.get(..at).map_or(0, |t| t.chars().count())),
                 None => return Err(Error::new(ErrorKind::InvalidOperation, "substring not found")),
             }
+        }
+        "title" => {
+            let mut out = String::with_capacity(text.len());
+            let mut in_word = false;
+            for c in text.chars() {
+                if in_word {
+                    out.extend(c.to_lowercase());
+                } else {
+                    out.extend(c.to_uppercase());
+                }
+                in_word = c.is_alphabetic();
+            }
+            Value::from(out)
         }
         "casefold" => Value::from(text.to_lowercase()),
         "zfill" => {

@@ -7,6 +7,16 @@ use minijinja::{Error, ErrorKind, Value, value::ValueKind};
 /// Values in values.
 pub(super) const DEPTH_MAX: usize = 96;
 
+/// Values in one value that is written. More come from a list repeated without end, not from a conversation.
+pub(super) const VALUES_MAX: usize = 100_000;
+
+/// Counts one written value down.
+pub(super) fn count(left: usize) -> Result<usize, Error> {
+    left.checked_sub(1).ok_or_else(|| {
+        Error::new(ErrorKind::OutOfFuel, format!("a value holds more than {VALUES_MAX} values"))
+    })
+}
+
 pub(super) fn too_deep() -> Error {
     Error::new(ErrorKind::InvalidOperation, format!("a value is nested more than {DEPTH_MAX} deep"))
 }
@@ -50,14 +60,16 @@ pub(super) fn str(value: &Value) -> Result<String, Error> {
 /// As `repr` writes a value.
 pub(super) fn repr(value: &Value) -> Result<String, Error> {
     let mut out = String::new();
-    write_repr(value, 0, &mut out)?;
+    let mut left = VALUES_MAX;
+    write_repr(value, 0, &mut left, &mut out)?;
     Ok(out)
 }
 
-fn write_repr(value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
+fn write_repr(value: &Value, depth: usize, left: &mut usize, out: &mut String) -> Result<(), Error> {
     if depth > DEPTH_MAX {
         return Err(too_deep());
     }
+    *left = count(*left)?;
     if let Some(text) = value.as_str() {
         write_quoted(text, out);
         return Ok(());
@@ -67,7 +79,8 @@ fn write_repr(value: &Value, depth: usize, out: &mut String) -> Result<(), Error
         return Ok(());
     }
     match value.kind() {
-        ValueKind::Seq => {
+        // A repeated list counts as an iterable here; to Python it is a list.
+        ValueKind::Seq | ValueKind::Iterable => {
             let tuple = value.is_tuple();
             out.push(if tuple { '(' } else { '[' });
             let mut count = 0;
@@ -75,7 +88,7 @@ fn write_repr(value: &Value, depth: usize, out: &mut String) -> Result<(), Error
                 if count > 0 {
                     out.push_str(", ");
                 }
-                write_repr(&item, depth + 1, out)?;
+                write_repr(&item, depth + 1, left, out)?;
                 count += 1;
             }
             if tuple && count == 1 {
@@ -89,9 +102,9 @@ fn write_repr(value: &Value, depth: usize, out: &mut String) -> Result<(), Error
                 if index > 0 {
                     out.push_str(", ");
                 }
-                write_repr(&key, depth + 1, out)?;
+                write_repr(&key, depth + 1, left, out)?;
                 out.push_str(": ");
-                write_repr(&value.get_item(&key)?, depth + 1, out)?;
+                write_repr(&value.get_item(&key)?, depth + 1, left, out)?;
             }
             out.push('}');
         }

@@ -1,5 +1,10 @@
 //! What is read from a template's source before it is compiled.
 
+/// Jinja2 knows one kind of line end.
+pub(super) fn with_plain_line_ends(source: &str) -> String {
+    source.replace("\r\n", "\n").replace('\r', "\n")
+}
+
 /// Replaces `{% generation %}` and `{% endgeneration %}`, which only mark what an assistant wrote, by blocks that do
 /// nothing, so that the blanks around them are treated alike.
 pub(super) fn without_generation_blocks(source: &str) -> String {

@@ -92,9 +92,10 @@ impl ChatTemplate {
         }
         let mut env = environment::environment()
             .map_err(|error| TokenizerError::TemplateSyntax { problem: describe(&error) })?;
-        env.add_template_owned(NAME, source::without_generation_blocks(original))
+        let plain = source::with_plain_line_ends(original);
+        env.add_template_owned(NAME, source::without_generation_blocks(&plain))
             .map_err(|error| TokenizerError::TemplateSyntax { problem: describe(&error) })?;
-        let literals = source::string_literals(original);
+        let literals = source::string_literals(&plain);
         let guard = Arc::new(Guard::new(control, &literals)?);
         Ok(Self { env, source: original.to_owned(), literals, variables, guard })
     }

@@ -358,6 +358,11 @@ impl<'p> Rewriter<'p> {
                             )));
                         }
                     }
+                    if is_bare_flags(rest) {
+                        return Err(
+                            self.refuse("flags without a group, such as (?i), are not supported: (?i:…) is")
+                        );
+                    }
                     out.push('(');
                 }
                 '?' | '*' | '+' if class_depth == 0 && is_possessive(unit, at) => {
@@ -394,6 +399,12 @@ impl<'p> Rewriter<'p> {
         }
         Ok(())
     }
+}
+
+/// `(?i)`, which holds for what follows, across alternatives.
+fn is_bare_flags(group: &str) -> bool {
+    let Some((flags, _)) = group.strip_prefix("(?").and_then(|g| g.split_once(')')) else { return false };
+    flags.chars().all(|c| c.is_ascii_alphabetic() || c == '-')
 }
 
 /// Whether the quantifier at `at` is followed by a possessive `+`.
