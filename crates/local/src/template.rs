@@ -21,6 +21,8 @@ const TOOLS_MAX: usize = 128;
 /// Variables that requests may not set: what they would change is decided elsewhere.
 const RESERVED: &[&str] =
     &["chat_template", "tokenize", "documents", "custom_tools", "builtin_tools", "return_dict"];
+/// The variables by which templates turn thinking on and off.
+const THINKING_VARIABLES: [&str; 2] = ["enable_thinking", "thinking"];
 /// The name of a second template that some models have for conversations with tools.
 const TOOL_TEMPLATE: &str = "tool_use";
 
@@ -118,7 +120,7 @@ impl Template {
         request: &ChatRequest,
     ) -> String {
         let ThinkTags { open, close } = tags;
-        let thinks = request.reasoning_effort != Some(ReasoningEffort::None);
+        let thinks = thinks(request);
         match state {
             PromptState::Open if !thinks => format!("\n{close}\n\n"),
             PromptState::Before if !thinks => format!("{open}\n\n{close}\n\n"),
@@ -159,9 +161,8 @@ impl Template {
             variables.entry("reasoning_effort").or_insert_with(|| word.into());
         }
         if self.tags.is_some() {
-            // Templates differ in what they take for granted; here models that can think do, unless told not to.
-            let thinks = effort != Some(ReasoningEffort::None);
-            for name in ["enable_thinking", "thinking"] {
+            let thinks = thinks(request);
+            for name in THINKING_VARIABLES {
                 variables.entry(name).or_insert(thinks.into());
             }
         }
@@ -252,6 +253,13 @@ pub(crate) fn offered_tools(request: &ChatRequest) -> Result<&[Tool], ProviderEr
         }
         ToolChoice::Required | ToolChoice::Named(_) => Ok(&request.tools),
     }
+}
+
+/// Whether the model is to think. Templates differ in what they take for granted; here models that can do, unless told
+/// not to by the request's effort or its own variable for the template.
+fn thinks(request: &ChatRequest) -> bool {
+    let own = THINKING_VARIABLES.iter().find_map(|name| request.template_kwargs.get(*name)?.as_bool());
+    own.unwrap_or(request.reasoning_effort != Some(ReasoningEffort::None))
 }
 
 /// Whether a request wants its answer in a form.

@@ -91,8 +91,10 @@ async fn v31_thinks_unless_told_not_to() {
     request.reasoning_effort = Some(ReasoningEffort::None);
     let rendered = provider.render(request).await.unwrap();
     assert!(rendered.text.ends_with("<｜Assistant｜><think></think>"), "{}", rendered.text);
-    let mut request = ask("Hi");
-    request.template_kwargs.insert("thinking".into(), Value::Bool(false));
-    let rendered = provider.render(request).await.unwrap();
-    assert!(rendered.text.ends_with("<think></think>"), "the request's own variable goes first");
+    for name in ["thinking", "enable_thinking"] {
+        let mut request = ask("Hi");
+        request.template_kwargs.insert(name.into(), Value::Bool(false));
+        let rendered = provider.render(request).await.unwrap();
+        assert!(rendered.text.ends_with("<think></think>"), "the request's own variable goes first");
+    }
 }
