@@ -56,6 +56,10 @@ pub struct EngineConfig {
     pub speculation: Speculation,
     /// Tokens drafted for each step, at most 8. `None` measures and chooses, and stops where drafts do not pay.
     pub draft_tokens: Option<usize>,
+    /// Latent attention computes whole windows of this many prompt positions in its expanded form; 0 never. The
+    /// expanded form does less arithmetic where a step has several hundred rows of a prompt far into a long context,
+    /// and more elsewhere; results agree but for rounding. A multiple of [`crate::BLOCK_LEN`].
+    pub expanded_prompt_window: usize,
     /// Whether sequences reuse what was computed for others with the same beginning and tenant.
     pub prefix_cache: bool,
 }
@@ -77,6 +81,7 @@ impl Default for EngineConfig {
             memory_limit: None,
             speculation: Speculation::Off,
             draft_tokens: None,
+            expanded_prompt_window: 0,
             prefix_cache: true,
         }
     }
@@ -107,6 +112,9 @@ impl EngineConfig {
         if let Some(drafted) = self.draft_tokens {
             check("draft_tokens", drafted, (1..=DRAFT_TOKENS_MAX).contains(&drafted), "from 1 to 8")?;
         }
+        let window = self.expanded_prompt_window;
+        let blocks = window.is_multiple_of(crate::plan::BLOCK_LEN);
+        check("expanded_prompt_window", window, blocks, "a multiple of 32, or 0")?;
         let queued = self.max_queued_requests;
         check("max_queued_requests", queued, (1..=65_536).contains(&queued), "from 1 to 65536")?;
         if let Some(length) = self.context_length {

@@ -13,7 +13,7 @@ use crate::config::EngineConfig;
 use crate::error::EngineError;
 use crate::job::Submission;
 use crate::memory::free_memory;
-use crate::plan::{self, MemoryPlan};
+use crate::plan::{self, BLOCK_LEN, MemoryPlan};
 use crate::request::{ANSWERS_MAX, Injector, Request, RequestKind, TOP_LOGPROBS_MAX};
 use crate::stats::EngineStats;
 use crate::worker::Worker;
@@ -83,6 +83,7 @@ impl Engine {
             context_length: plan.context_length,
             expert_cache_bytes: plan.expert_cache_bytes,
             mtp: plan::loads_mtp(&model_config, &config),
+            expanded: config.expanded_prompt_window > 0,
         };
         let model = Model::load(checkpoint, &model_config, pool, &options)?;
         let shared = Arc::new(Shared::default());
@@ -103,7 +104,11 @@ impl Engine {
         let context_length = self.inner.plan.context_length;
         let speculation = self.inner.config.speculation;
         let flag = Arc::clone(&cancelled);
-        let submission = Submission::new(request, injector.clone(), flag, context_length, speculation);
+        let mut submission = Submission::new(request, injector.clone(), flag, context_length, speculation);
+        if self.inner.model.mla.is_some() {
+            let window = self.inner.config.expanded_prompt_window;
+            submission.sequences.iter_mut().for_each(|sequence| sequence.expand_windows(window, BLOCK_LEN));
+        }
         let limit = self.inner.config.max_queued_requests;
         let mut inbox = lock(&self.inner.shared.inbox);
         if inbox.shutdown.is_some() || inbox.closed {

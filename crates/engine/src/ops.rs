@@ -6,8 +6,8 @@
 use std::sync::Mutex;
 
 use levain_kernels::{
-    AttentionWorkspace, ExpertStack, KvCache, Matrix, Pool, Product, RopeTable, Routing, SeqRows, Workspace,
-    attention, gated_mlp, matmul, moe_mlp, vector,
+    AttentionWorkspace, ExpertStack, KeyValueRows, KvCache, Matrix, Pool, Product, RopeTable, Routing,
+    SeqRows, Workspace, attention, attention_over_rows, gated_mlp, matmul, moe_mlp, vector,
 };
 
 use crate::engine::lock;
@@ -24,6 +24,9 @@ pub(crate) struct ForwardBatch<'a> {
     pub(crate) slots: &'a [u32],
     /// Which rows belong to which sequence.
     pub(crate) sequences: &'a [SeqRows<'a>],
+    /// For each sequence the position before which latent attention computes its rows in the expanded form; none
+    /// where the list is shorter.
+    pub(crate) expanded_ends: &'a [usize],
 }
 
 impl ForwardBatch<'_> {
@@ -244,12 +247,25 @@ impl Ops {
         q: &[f32],
         kv: &KvCache,
         layer: usize,
-        batch: &ForwardBatch<'_>,
+        sequences: &[SeqRows<'_>],
         n_heads: usize,
         scale: f32,
         out: &mut [f32],
     ) {
         let ws = &mut self.attention;
-        attention(&self.pool, ws, q, kv, layer, batch.sequences, n_heads, scale, out);
+        attention(&self.pool, ws, q, kv, layer, sequences, n_heads, scale, out);
+    }
+
+    /// Causal attention of one head's `q` `[n, k_dim]`, whose rows begin at `first_position`, over plain keys and
+    /// values, into `out` `[n, v_dim]`.
+    pub(crate) fn attention_over_rows(
+        &mut self,
+        q: &[f32],
+        rows: &KeyValueRows<'_>,
+        first_position: usize,
+        scale: f32,
+        out: &mut [f32],
+    ) {
+        attention_over_rows(&self.pool, &mut self.attention, q, rows, first_position, 1, scale, out);
     }
 }

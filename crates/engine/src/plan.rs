@@ -330,7 +330,21 @@ fn scratch_bytes(config: &ModelConfig, engine: &EngineConfig) -> u64 {
     let activations = rows.saturating_mul(row_values.saturating_mul(4).saturating_add(quantised));
     let logits =
         (logit_rows(engine) as u64 + 1).saturating_mul(vocab.saturating_add(2 * hidden)).saturating_mul(4);
-    activations.saturating_add(logits).saturating_add(vocab.saturating_mul(16))
+    let expanded = expanded_bytes(config, engine);
+    activations.saturating_add(logits).saturating_add(vocab.saturating_mul(16)).saturating_add(expanded)
+}
+
+/// What the expanded form of latent attention takes: its half of `kv_b_proj` a second time, in 4 bytes at most, and
+/// one head's keys and values of a whole context.
+fn expanded_bytes(config: &ModelConfig, engine: &EngineConfig) -> u64 {
+    let Some(mla) = config.mla.as_ref().filter(|_| engine.expanded_prompt_window > 0) else { return 0 };
+    let [latent, nope, rope, v] =
+        [mla.kv_lora_rank, mla.qk_nope_head_dim, mla.qk_rope_head_dim, mla.v_head_dim].map(|n| n as u64);
+    let heads = (config.num_hidden_layers as u64).saturating_mul(config.num_attention_heads as u64);
+    let weights = heads.saturating_mul(nope).saturating_mul(latent);
+    let context = engine.context_length.unwrap_or(CONTEXT_LENGTH_DEFAULT).min(config.max_position_embeddings);
+    let rows = (context as u64).saturating_mul(latent + 2 * (nope + rope) + v);
+    weights.saturating_add(rows).saturating_mul(4)
 }
 
 /// The cache's shape: a key and a value a head, or one latent with its rotary part for all heads (MLA).

@@ -46,6 +46,9 @@ pub(crate) struct Sequence {
     pub(crate) was_preempted: bool,
     /// Where it may be speculated on.
     pub(crate) drafts: Option<Box<Drafts>>,
+    /// Positions before this are computed in the expanded form of latent attention. It depends on the prompt alone,
+    /// so that no chunking, batch or cache changes a result.
+    pub(crate) expanded_end: usize,
     chain: HashChain,
 }
 
@@ -63,7 +66,7 @@ impl Sequence {
         tokens.extend_from_slice(prompt);
         let blocks_max = len_max.max(prompt.len()).div_ceil(block_len);
         let mut chain = HashChain::new(tenant, blocks_max);
-        chain.extend(&tokens, block_len);
+        chain.extend(&tokens, block_len, 0);
         Self {
             job,
             answer,
@@ -77,8 +80,19 @@ impl Sequence {
             may_reuse: true,
             cached_tokens: 0,
             was_preempted: false,
+            expanded_end: 0,
             drafts: None,
             chain,
+        }
+    }
+
+    /// Computes whole windows of its prompt in the expanded form; a window is a multiple of a block.
+    pub(crate) fn expand_windows(&mut self, window: usize, block_len: usize) {
+        let end = self.prompt_len.checked_div(window).unwrap_or(0) * window;
+        if end > 0 {
+            self.expanded_end = end;
+            self.chain = HashChain::new(self.tenant, self.chain.hashes.capacity());
+            self.chain.extend(&self.tokens, block_len, end);
         }
     }
 
@@ -98,7 +112,7 @@ impl Sequence {
     /// Adds a generated token.
     pub(crate) fn push(&mut self, token: u32, block_len: usize) {
         self.tokens.push(token);
-        self.chain.extend(&self.tokens, block_len);
+        self.chain.extend(&self.tokens, block_len, self.expanded_end);
     }
 
     /// Tokens drafted for the step that is being made.
@@ -124,10 +138,10 @@ impl HashChain {
         Self { hasher: PrefixHasher::new(tenant), hashes: Vec::with_capacity(blocks_max) }
     }
 
-    fn extend(&mut self, tokens: &[u32], block_len: usize) {
+    fn extend(&mut self, tokens: &[u32], block_len: usize, expanded_end: usize) {
         while (self.hashes.len() + 1) * block_len <= tokens.len() {
             let start = self.hashes.len() * block_len;
-            self.hasher = self.hasher.next(&tokens[start..start + block_len]);
+            self.hasher = self.hasher.next(&tokens[start..start + block_len], start < expanded_end);
             self.hashes.push(self.hasher.hash());
         }
     }

@@ -21,8 +21,8 @@ const INNER_NORM_EPS: f32 = 1e-6;
 
 #[derive(Debug)]
 enum Mlp {
-    Dense(GatedMlp),
-    Experts(Moe),
+    Dense(Box<GatedMlp>),
+    Experts(Box<Moe>),
 }
 
 /// One layer's weights.
@@ -148,14 +148,14 @@ pub(super) fn load(
         None => None,
     };
     let layers = (0..config.num_hidden_layers)
-        .map(|index| load_layer(loader, config, mla, cache.as_mut(), index))
+        .map(|index| load_layer(loader, config, mla, options, cache.as_mut(), index))
         .collect::<Result<_, _>>()?;
     let mtp = match options.mtp {
         true => {
             let index = config.num_hidden_layers;
             let p = format!("model.layers.{index}");
             let join = MtpJoin::load(loader, &p, hidden, config.rms_norm_eps, rows_max)?;
-            Some((join, load_layer(loader, config, mla, cache.as_mut(), index)?))
+            Some((join, load_layer(loader, config, mla, options, cache.as_mut(), index)?))
         }
         false => None,
     };
@@ -173,6 +173,7 @@ fn load_layer(
     loader: &mut Loader<'_>,
     config: &ModelConfig,
     mla: &MlaConfig,
+    options: &LoadOptions,
     cache: Option<&mut ExpertCache>,
     index: usize,
 ) -> Result<DecoderLayer, EngineError> {
@@ -181,14 +182,17 @@ fn load_layer(
     let moe = config.moe.as_ref().filter(|moe| moe.is_moe_layer(index));
     Ok(DecoderLayer {
         input_layernorm: loader.norm(&format!("{p}.input_layernorm"), hidden, eps)?,
-        self_attn: load_attention(loader, config, mla, &format!("{p}.self_attn"))?,
+        self_attn: load_attention(loader, config, mla, options, &format!("{p}.self_attn"))?,
         post_attention_layernorm: loader.norm(&format!("{p}.post_attention_layernorm"), hidden, eps)?,
         mlp: match moe {
             Some(moe) => {
                 let p = format!("{p}.mlp");
-                Mlp::Experts(load_experts(loader, moe, cache, index as u32, &p, hidden)?)
+                Mlp::Experts(Box::new(load_experts(loader, moe, cache, index as u32, &p, hidden)?))
             }
-            None => Mlp::Dense(loader.gated_mlp(&format!("{p}.mlp"), hidden, config.intermediate_size)?),
+            None => {
+                let mlp = loader.gated_mlp(&format!("{p}.mlp"), hidden, config.intermediate_size)?;
+                Mlp::Dense(Box::new(mlp))
+            }
         },
     })
 }
@@ -197,6 +201,7 @@ fn load_attention(
     loader: &mut Loader<'_>,
     config: &ModelConfig,
     mla: &MlaConfig,
+    options: &LoadOptions,
     p: &str,
 ) -> Result<Mla, EngineError> {
     let (hidden, heads, bias) = (config.hidden_size, config.num_attention_heads, config.attention_bias);
@@ -211,12 +216,17 @@ fn load_attention(
     };
     let (k_b, v_b) = load_kv_b(loader, heads, mla, p)?;
     let kv_dim = mla.kv_lora_rank + mla.qk_rope_head_dim;
+    let k_expand = match options.expanded {
+        true => k_b.iter().map(|k_b| transpose(loader, k_b)).collect::<Result<_, _>>()?,
+        false => Vec::new(),
+    };
     Ok(Mla {
         query,
         kv_a_proj_with_mqa: loader.linear(&format!("{p}.kv_a_proj_with_mqa"), kv_dim, hidden, bias)?,
         kv_a_layernorm: loader.norm(&format!("{p}.kv_a_layernorm"), mla.kv_lora_rank, INNER_NORM_EPS)?,
         k_b,
         v_b,
+        k_expand,
         o_proj: loader.linear(&format!("{p}.o_proj"), hidden, heads * mla.v_head_dim, bias)?,
     })
 }
@@ -244,18 +254,29 @@ fn load_kv_b(
     };
     let mut k_b = Vec::with_capacity(heads);
     let mut v_b = Vec::with_capacity(heads);
-    let mut transposed = vec![0.0; c * nope];
     for head in values.chunks_exact((nope + v) * c) {
         let (keys, rest) = head.split_at(nope * c);
-        for (row, key) in keys.chunks_exact(c).enumerate() {
-            for (col, &value) in key.iter().enumerate() {
-                transposed[col * nope + row] = value;
-            }
-        }
-        k_b.push(loader.pack_as(dtype, c, nope, &transposed)?);
+        k_b.push(loader.pack_as(dtype, c, nope, &transposed(keys, c))?);
         v_b.push(loader.pack_as(dtype, v, c, rest)?);
     }
     Ok((k_b, v_b))
+}
+
+/// The transpose of a matrix; one that is quantised comes back in half precision.
+fn transpose(loader: &Loader<'_>, matrix: &Matrix) -> Result<Matrix, EngineError> {
+    let (rows, cols) = (matrix.rows(), matrix.cols());
+    let mut values = vec![0.0; rows * cols];
+    for (row, values) in values.chunks_exact_mut(cols).enumerate() {
+        matrix.row_to_f32(row, values);
+    }
+    let dtype = if matrix.dtype().is_float() { matrix.dtype() } else { DType::F16 };
+    loader.pack_as(dtype, cols, rows, &transposed(&values, cols))
+}
+
+/// `values` `[rows, cols]` as `[cols, rows]`.
+fn transposed(values: &[f32], cols: usize) -> Vec<f32> {
+    let rows = values.len() / cols;
+    (0..values.len()).map(|index| values[index % rows * cols + index / rows]).collect()
 }
 
 fn load_experts(

@@ -62,6 +62,8 @@ pub(crate) struct LoadOptions {
     pub(crate) expert_cache_bytes: Option<u64>,
     /// Whether to load the layer for multi-token prediction.
     pub(crate) mtp: bool,
+    /// Whether latent attention is to have its expanded form too.
+    pub(crate) expanded: bool,
 }
 
 /// What predicting the token after the next works in.

@@ -45,6 +45,8 @@ struct Run {
     kv: KvCache,
     blocks: Vec<u32>,
     vocab: usize,
+    /// Positions before this are computed in the expanded form of latent attention.
+    expanded_end: usize,
 }
 
 impl Run {
@@ -65,10 +67,11 @@ impl Run {
             context_length: plan.context_length,
             expert_cache_bytes: bytes,
             mtp: plan::loads_mtp(&model_config, config),
+            expanded: config.expanded_prompt_window > 0,
         };
         let model = Model::load(&checkpoint, &model_config, pool, &options).unwrap();
         let blocks = (0..plan.n_blocks() as u32).rev().collect();
-        Self { vocab: model.vocab_size(), model, kv, blocks }
+        Self { vocab: model.vocab_size(), model, kv, blocks, expanded_end: 0 }
     }
 
     /// Computes `tokens` from position `first` on in one step and returns their logits, `[n, vocab]`.
@@ -78,7 +81,8 @@ impl Run {
         let slots: Vec<u32> = positions.iter().map(slot).collect();
         let rows =
             SeqRows { block_table: &self.blocks, first_row: 0, n_rows: tokens.len(), first_position: first };
-        let batch = ForwardBatch { tokens, positions: &positions, slots: &slots, sequences: &[rows] };
+        let (sequences, expanded_ends) = (&[rows], &[self.expanded_end]);
+        let batch = ForwardBatch { tokens, positions: &positions, slots: &slots, sequences, expanded_ends };
         self.model.forward(&batch, &mut self.kv).unwrap();
         let mut logits = vec![0.0; tokens.len() * self.vocab];
         for (index, group) in logits.chunks_mut(8 * self.vocab).enumerate() {
@@ -100,8 +104,14 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 }
 
 fn check_parity(folder: &Path) {
-    let config = EngineConfig { threads: 2, ..EngineConfig::default() };
+    check_parity_expanded(folder, 0);
+}
+
+/// The same with the first positions in the expanded form of latent attention.
+fn check_parity_expanded(folder: &Path, expanded_end: usize) {
+    let config = EngineConfig { threads: 2, expanded_prompt_window: 32, ..EngineConfig::default() };
     let mut run = Run::new(folder, &config);
+    run.expanded_end = expanded_end;
     let (prompt, greedy) = (ids(folder, "prompt"), ids(folder, "greedy"));
     let (logits, vocab) = expected(folder, "logits");
     let (greedy_logits, _) = expected(folder, "greedy_logits");
@@ -154,6 +164,32 @@ fn shared(name: &str) -> Option<PathBuf> {
     }
     eprintln!("skipped: no reference model at {}", folder.display());
     None
+}
+
+/// Everything in the expanded form, or a part: whole, in chunks and token by token.
+#[test]
+fn the_expanded_form_agrees_with_transformers_and_itself() {
+    for name in ["deepseek-v2-tiny", "deepseek-v3-tiny"] {
+        let folder = fixture(name);
+        check_parity_expanded(&folder, 1000);
+        check_parity_expanded(&folder, 20);
+        let prompt = ids(&folder, "prompt");
+        for kv_dtype in [crate::KvCacheType::F32, crate::KvCacheType::F16, crate::KvCacheType::Q8_0] {
+            let config =
+                EngineConfig { threads: 2, kv_dtype, expanded_prompt_window: 32, ..EngineConfig::default() };
+            let logits = |chunk| {
+                let mut run = Run::new(&folder, &config);
+                run.expanded_end = 20;
+                run.in_chunks(&prompt, chunk)
+            };
+            let whole = logits(prompt.len());
+            for chunk in [1, 7, 16] {
+                let other = logits(chunk);
+                let same = whole.iter().zip(&other).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{name}: {kv_dtype:?} in chunks of {chunk}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -252,7 +288,8 @@ fn a_checkpoint_that_shrinks_fails_the_step_and_not_the_program() {
     model.set_len(4096).unwrap();
     let rows = SeqRows { block_table: &run.blocks, first_row: 0, n_rows: 1, first_position: 0 };
     let slots = [run.blocks[0] * BLOCK_LEN as u32];
-    let batch = ForwardBatch { tokens: &[5], positions: &[0], slots: &slots, sequences: &[rows] };
+    let batch =
+        ForwardBatch { tokens: &[5], positions: &[0], slots: &slots, sequences: &[rows], expanded_ends: &[] };
     let error = run.model.forward(&batch, &mut run.kv).unwrap_err();
     assert!(error.to_string().contains("shorter"), "{error}");
 }
@@ -281,7 +318,13 @@ fn check_mtp(folder: &Path) {
                 first_position: range.start,
             };
             let tokens = &prompt[range.start + 1..range.end + 1];
-            let batch = ForwardBatch { tokens, positions: &positions, slots: &slots, sequences: &[sequence] };
+            let batch = ForwardBatch {
+                tokens,
+                positions: &positions,
+                slots: &slots,
+                sequences: &[sequence],
+                expanded_ends: &[],
+            };
             let rows: Vec<usize> = (0..range.len()).collect();
             assert!(run.model.predict_ahead(&batch, &mut run.kv, AheadOf::Step(&rows)).unwrap());
             for rows in rows.chunks(8) {

@@ -23,10 +23,12 @@ impl PrefixHasher {
         Self { last: hash.finalize().into() }
     }
 
-    /// The chain's hash after one more full block.
-    pub(crate) fn next(self, tokens: &[u32]) -> Self {
+    /// The chain's hash after one more full block. Blocks that were computed in the expanded form of latent attention
+    /// differ in their last bits from others, so they have other names.
+    pub(crate) fn next(self, tokens: &[u32], expanded: bool) -> Self {
         let mut hash = Sha256::new();
         hash.update(self.last);
+        hash.update([u8::from(expanded)]);
         for token in tokens {
             hash.update(token.to_le_bytes());
         }

@@ -135,7 +135,7 @@ fn blocks_without_contents_go_before_cached_ones() {
 #[test]
 fn hashes_depend_on_tenant_tokens_and_everything_before() {
     let chain = |tenant, blocks: &[&[u32]]| {
-        blocks.iter().fold(PrefixHasher::new(tenant), |hasher, tokens| hasher.next(tokens)).hash()
+        blocks.iter().fold(PrefixHasher::new(tenant), |hasher, tokens| hasher.next(tokens, false)).hash()
     };
     let base = chain(1, &[&[1, 2], &[3, 4]]);
     assert_eq!(base, chain(1, &[&[1, 2], &[3, 4]]));
@@ -147,4 +147,6 @@ fn hashes_depend_on_tenant_tokens_and_everything_before() {
     ] {
         assert_ne!(base, other);
     }
+    let start = PrefixHasher::new(1);
+    assert_ne!(start.next(&[1, 2], true).hash(), start.next(&[1, 2], false).hash());
 }

@@ -109,3 +109,23 @@ fn f32_weights_get_an_f32_cache_unless_told_otherwise() {
     assert_eq!(dtype(WeightSizes::default(), KvCacheType::Auto), KvDType::F16);
     assert_eq!(dtype(f32, KvCacheType::Q8_0), KvDType::Q8_0);
 }
+
+#[test]
+fn the_expanded_form_is_paid_for_where_it_is_asked_for() {
+    let shape = config("deepseek-v3-tiny");
+    let mla = shape.mla.clone().unwrap();
+    let scratch = |expanded_prompt_window| {
+        let engine = EngineConfig { expanded_prompt_window, ..EngineConfig::default() };
+        plan_for(&shape, WeightSizes::default(), &engine, None).unwrap().scratch_bytes
+    };
+    let weights =
+        shape.num_hidden_layers * shape.num_attention_heads * mla.qk_nope_head_dim * mla.kv_lora_rank;
+    assert!(scratch(64) > scratch(0) + 4 * weights as u64);
+    let error = plan_for(
+        &shape,
+        WeightSizes::default(),
+        &EngineConfig { expanded_prompt_window: 33, ..EngineConfig::default() },
+        None,
+    );
+    assert!(matches!(error, Err(EngineError::Setting { name: "expanded_prompt_window", .. })));
+}

@@ -143,7 +143,7 @@ impl Worker {
                 slots.push(slot(block_table, first_position));
             }
         }
-        let forward = ForwardBatch { tokens, positions, slots, sequences: &sequences };
+        let forward = ForwardBatch { tokens, positions, slots, sequences: &sequences, expanded_ends: &[] };
         let result = self.model.predict_ahead(&forward, &mut self.kv, rows);
         batch.sequences = recycle(sequences);
         result.map(|_| ())

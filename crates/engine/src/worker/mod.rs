@@ -77,6 +77,7 @@ struct Batch {
     slots: Vec<u32>,
     /// Empty between steps; kept for its memory.
     sequences: Vec<SeqRows<'static>>,
+    expanded_ends: Vec<usize>,
     outputs: Vec<Output>,
     /// Answers that share the row being sampled.
     sharing: Vec<SequenceId>,
@@ -98,6 +99,7 @@ impl Worker {
             positions: Vec::with_capacity(rows),
             slots: Vec::with_capacity(rows),
             sequences: Vec::with_capacity(seqs),
+            expanded_ends: Vec::with_capacity(seqs),
             outputs: Vec::with_capacity(rows),
             sharing: Vec::with_capacity(crate::request::ANSWERS_MAX as usize),
         };
@@ -301,10 +303,11 @@ impl Worker {
 
     /// Computes the rows of the chosen chunks.
     fn forward(&mut self, now: Instant) -> Result<(), EngineError> {
-        let Batch { chunks, tokens, positions, slots, sequences, .. } = &mut self.batch;
+        let Batch { chunks, tokens, positions, slots, sequences, expanded_ends, .. } = &mut self.batch;
         tokens.clear();
         positions.clear();
         slots.clear();
+        expanded_ends.clear();
         let mut rows: Vec<SeqRows<'_>> = recycle(std::mem::take(sequences));
         for chunk in chunks.iter() {
             let Some(sequence) = self.scheduler.get(chunk.sequence) else { continue };
@@ -313,6 +316,7 @@ impl Worker {
             }
             let n_rows = chunk.rows();
             let (first_row, first_position) = (tokens.len(), chunk.positions.start);
+            expanded_ends.push(sequence.expanded_end);
             rows.push(SeqRows { block_table: &sequence.blocks, first_row, n_rows, first_position });
             tokens.extend_from_slice(&sequence.tokens[chunk.positions.clone()]);
             tokens.extend_from_slice(&sequence.drafted()[..chunk.drafted]);
@@ -323,7 +327,7 @@ impl Worker {
                 );
             }
         }
-        let batch = ForwardBatch { tokens, positions, slots, sequences: &rows };
+        let batch = ForwardBatch { tokens, positions, slots, sequences: &rows, expanded_ends };
         let result = self.model.forward(&batch, &mut self.kv);
         *sequences = recycle(rows);
         result

@@ -42,17 +42,22 @@ pub(crate) struct Outcome {
     pub(crate) embedding: Vec<f32>,
 }
 
+/// A token's log-probability and the likeliest tokens'.
+pub(crate) type Logprobs = (Option<f32>, Vec<(u32, f32)>);
+/// A token with its log-probabilities as bits.
+pub(crate) type TokenBits = (u32, Option<u32>, Vec<(u32, u32)>);
+
 #[derive(Debug, Default)]
 pub(crate) struct Answer {
     pub(crate) tokens: Vec<u32>,
-    pub(crate) logprobs: Vec<(Option<f32>, Vec<(u32, f32)>)>,
+    pub(crate) logprobs: Vec<Logprobs>,
     pub(crate) reason: Option<FinishReason>,
     pub(crate) usage: Usage,
 }
 
 impl Answer {
     /// Tokens and log-probabilities, the latter as bits.
-    pub(crate) fn bits(&self) -> Vec<(u32, Option<u32>, Vec<(u32, u32)>)> {
+    pub(crate) fn bits(&self) -> Vec<TokenBits> {
         self.tokens
             .iter()
             .zip(&self.logprobs)

@@ -4,9 +4,9 @@ use levain_engine::{Engine, EngineConfig, KvCacheType, Request, SamplingParams};
 use levain_kernels::DType;
 use levain_weights::{Checkpoint, convert_to_gguf};
 
-use crate::common::{Outcome, all_free, engine, eventually, fixture, ids, run, start, text};
+use crate::common::{Outcome, TokenBits, all_free, engine, eventually, fixture, ids, run, start, text};
 
-type Bits = (Vec<(u32, Option<u32>, Vec<(u32, u32)>)>, Vec<(u32, Option<u32>)>);
+type Bits = (Vec<TokenBits>, Vec<(u32, Option<u32>)>);
 
 fn bits(outcome: &Outcome) -> Bits {
     let prompt = outcome.prompt.iter().map(|entry| (entry.id, entry.logprob.map(f32::to_bits)));
@@ -42,8 +42,11 @@ fn crowd(engine: &Engine, n: usize) -> Vec<crate::common::Running> {
 }
 
 fn check(folder: &std::path::Path, prompt: &[u32], kv_dtype: KvCacheType) {
-    let config =
-        EngineConfig { kv_dtype, threads: 1, prompt_chunk_tokens: Some(512), ..EngineConfig::default() };
+    check_with(folder, prompt, &EngineConfig { kv_dtype, ..EngineConfig::default() });
+}
+
+fn check_with(folder: &std::path::Path, prompt: &[u32], config: &EngineConfig) {
+    let config = EngineConfig { threads: 1, prompt_chunk_tokens: Some(512), ..config.clone() };
     let cold = EngineConfig { prefix_cache: false, ..config.clone() };
     let alone = engine(folder, cold.clone());
     let in_chunks = [(2, 1), (1, 5), (2, 32)].map(|(threads, chunk)| {
@@ -98,6 +101,15 @@ fn qwen2_f32_with_an_f16_cache() {
 fn deepseek_v3() {
     let folder = fixture("deepseek-v3-tiny");
     check(&folder, &ids(&folder, "prompt"), KvCacheType::F16);
+}
+
+/// Windows of the prompt are computed in another form than the rest; what is cached in one form is not taken for the
+/// other.
+#[test]
+fn deepseek_v3_with_expanded_windows() {
+    let folder = fixture("deepseek-v3-tiny");
+    let config = EngineConfig { expanded_prompt_window: 64, ..EngineConfig::default() };
+    check_with(&folder, &text(8, 100), &config);
 }
 
 #[test]

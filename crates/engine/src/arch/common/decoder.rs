@@ -89,7 +89,7 @@ impl Arch for Decoder {
             ops.rope(&self.rope, q, n_heads, head_dim, 0, batch.positions);
             ops.rope(&self.rope, k, n_kv_heads, head_dim, 0, batch.positions);
             ops.append(kv, index, batch.slots, k, v);
-            ops.attention(q, kv, index, batch, n_heads, scale, attended);
+            ops.attention(q, kv, index, batch.sequences, n_heads, scale, attended);
             ops.linear_add(&layer.o_proj, attended, n, x);
             ops.norm(&layer.post_attention_layernorm, x, n, normed);
             ops.gated_mlp_add(&layer.mlp, normed, n, x);

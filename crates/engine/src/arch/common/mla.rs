@@ -1,9 +1,11 @@
 //! Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1).
 //!
-//! The cache holds one latent and one rotary key a token for all heads. In the absorbed form, which is computed here,
-//! each head's query is taken into the latent space and its result out of it, so nothing of the cache is expanded.
+//! The cache holds one latent and one rotary key a token for all heads. In the absorbed form each head's query is
+//! taken into the latent space and its result out of it, so nothing of the cache is expanded. In the expanded form
+//! the cache's latents become keys and values of each head, which are narrower: that pays where many rows share
+//! them. Both give the same but for rounding.
 
-use levain_kernels::{KvCache, Matrix, RopeTable};
+use levain_kernels::{KeyValueRows, KvCache, Matrix, RopeTable, SeqRows};
 use levain_weights::{MlaConfig, ModelConfig};
 
 use crate::ops::{ForwardBatch, HeadRows, Linear, Ops, RmsNorm};
@@ -36,6 +38,8 @@ pub(crate) struct Mla {
     pub(crate) k_b: Vec<Matrix>,
     /// The value half of `kv_b_proj`: H matrices `[v, C]` that take a result out of it.
     pub(crate) v_b: Vec<Matrix>,
+    /// The key half as it is, H matrices `[nope, C]`, where the expanded form is wanted; otherwise empty.
+    pub(crate) k_expand: Vec<Matrix>,
     /// `[hidden, H·v]`
     pub(crate) o_proj: Linear,
 }
@@ -62,6 +66,24 @@ pub(crate) struct MlaBuffers {
     attended_latent: Vec<f32>,
     /// `[rows_max, H·v]`
     attended: Vec<f32>,
+    expanded: Expanded,
+}
+
+/// What the expanded form works in, for one sequence and one head at a time. It grows to the longest prompt.
+#[derive(Debug, Default)]
+struct Expanded {
+    /// Latents `[positions, C]` and rotary keys `[positions, rope]` from the cache.
+    latents: Vec<f32>,
+    rotary: Vec<f32>,
+    /// One entry of the cache, `[C+rope]`
+    entry: Vec<f32>,
+    /// `[positions, nope]`, `[positions, nope+rope]` and `[positions, v]`
+    k_nope: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    /// The sequence's rows of one head, `[n, nope+rope]` and `[n, v]`
+    q: Vec<f32>,
+    attended: Vec<f32>,
 }
 
 impl MlaBuffers {
@@ -83,6 +105,7 @@ impl MlaBuffers {
             attended_latent: buffer(heads * dims.kv_lora_rank),
             attended: buffer(heads * dims.v_head_dim),
             dims: dims.clone(),
+            expanded: Expanded::default(),
         }
     }
 }
@@ -137,7 +160,15 @@ impl Mla {
             latent[c..].copy_from_slice(&q[nope..]);
         }
         let attended_latent = &mut buffers.attended_latent[..n * heads * c];
-        ops.attention(q_latent, kv, layer, batch, heads, buffers.scale, attended_latent);
+        let split = !self.k_expand.is_empty() && expanded_parts(batch).next().is_some();
+        let absorbed: Vec<SeqRows<'_>>;
+        let sequences = if split {
+            absorbed = absorbed_parts(batch).collect();
+            absorbed.as_slice()
+        } else {
+            batch.sequences
+        };
+        ops.attention(q_latent, kv, layer, sequences, heads, buffers.scale, attended_latent);
         let attended = &mut buffers.attended[..n * heads * v];
         ops.linear_per_head(
             &self.v_b,
@@ -147,7 +178,64 @@ impl Mla {
             HeadRows { stride: v },
             n,
         );
-        ops.linear_add(&self.o_proj, attended, n, x);
+        if split {
+            for sequence in expanded_parts(batch) {
+                self.expand(ops, buffers, kv, layer, &sequence);
+            }
+        }
+        ops.linear_add(&self.o_proj, &buffers.attended[..n * heads * v], n, x);
+    }
+
+    /// Computes the attention of one sequence's rows in the expanded form, from `buffers.q` into `buffers.attended`.
+    fn expand(
+        &self,
+        ops: &mut Ops,
+        buffers: &mut MlaBuffers,
+        kv: &KvCache,
+        layer: usize,
+        sequence: &SeqRows<'_>,
+    ) {
+        let MlaBuffers { n_heads, dims, scale, q, attended, expanded, .. } = buffers;
+        let MlaConfig {
+            kv_lora_rank: c, qk_nope_head_dim: nope, qk_rope_head_dim: rot, v_head_dim: v, ..
+        } = *dims;
+        let SeqRows { block_table, first_row, n_rows, first_position } = *sequence;
+        let positions = first_position + n_rows;
+        let block_len = kv.layout().block_len;
+        let Expanded { latents, rotary, entry, k_nope, k, v: values, q: q_head, attended: attended_head } =
+            expanded;
+        entry.resize(c + rot, 0.0);
+        latents.clear();
+        rotary.clear();
+        for position in 0..positions {
+            let slot = block_table[position / block_len] as usize * block_len + position % block_len;
+            kv.read_key(layer, 0, slot as u32, entry);
+            latents.extend_from_slice(&entry[..c]);
+            rotary.extend_from_slice(&entry[c..]);
+        }
+        k_nope.resize(positions * nope, 0.0);
+        k.resize(positions * (nope + rot), 0.0);
+        values.resize(positions * v, 0.0);
+        attended_head.resize(n_rows * v, 0.0);
+        for (head, (k_expand, v_b)) in self.k_expand.iter().zip(&self.v_b).enumerate() {
+            ops.project(k_expand, latents, positions, k_nope);
+            ops.project(v_b, latents, positions, values);
+            let parts = k_nope.chunks_exact(nope).zip(rotary.chunks_exact(rot));
+            for (k, (k_nope, rotary)) in k.chunks_exact_mut(nope + rot).zip(parts) {
+                k[..nope].copy_from_slice(k_nope);
+                k[nope..].copy_from_slice(rotary);
+            }
+            q_head.clear();
+            for row in q.chunks_exact(*n_heads * (nope + rot)).skip(first_row).take(n_rows) {
+                q_head.extend_from_slice(&row[head * (nope + rot)..][..nope + rot]);
+            }
+            let rows = KeyValueRows { k, v: values, n_kv_heads: 1, k_dim: nope + rot, v_dim: v };
+            ops.attention_over_rows(q_head, &rows, first_position, *scale, attended_head);
+            let rows = attended.chunks_exact_mut(*n_heads * v).skip(first_row).take(n_rows);
+            for (row, result) in rows.zip(attended_head.chunks_exact(v)) {
+                row[head * v..][..v].copy_from_slice(result);
+            }
+        }
     }
 
     /// Fills `buffers.q`.
@@ -165,4 +253,34 @@ impl Mla {
             }
         }
     }
+}
+
+/// How many of a sequence's rows are computed in the expanded form; they come first.
+fn n_expanded((sequence, end): (&SeqRows<'_>, usize)) -> usize {
+    end.saturating_sub(sequence.first_position).min(sequence.n_rows)
+}
+
+fn with_ends<'a>(batch: &'a ForwardBatch<'a>) -> impl Iterator<Item = (&'a SeqRows<'a>, usize)> {
+    batch.sequences.iter().zip(batch.expanded_ends.iter().copied().chain(std::iter::repeat(0)))
+}
+
+/// The rows of each sequence that are computed in the expanded form.
+fn expanded_parts<'a>(batch: &'a ForwardBatch<'a>) -> impl Iterator<Item = SeqRows<'a>> {
+    let part = |both: (&'a SeqRows<'a>, usize)| SeqRows { n_rows: n_expanded(both), ..*both.0 };
+    with_ends(batch).map(part).filter(|rows| rows.n_rows > 0)
+}
+
+/// The rows of each sequence that are computed in the absorbed form.
+fn absorbed_parts<'a>(batch: &'a ForwardBatch<'a>) -> impl Iterator<Item = SeqRows<'a>> {
+    with_ends(batch)
+        .map(|both| {
+            let (rows, skipped) = (both.0, n_expanded(both));
+            SeqRows {
+                first_row: rows.first_row + skipped,
+                n_rows: rows.n_rows - skipped,
+                first_position: rows.first_position + skipped,
+                ..*rows
+            }
+        })
+        .filter(|rows| rows.n_rows > 0)
 }

@@ -77,13 +77,13 @@ impl Moe {
         &self,
         ops: &mut Ops,
         buffers: &mut MoeBuffers,
-        mut cache: Option<&mut ExpertCache>,
+        cache: Option<&mut ExpertCache>,
         n: usize,
         normed: &[f32],
         x: &mut [f32],
     ) {
         self.choose(ops, buffers, n, normed);
-        match (&self.experts, cache.as_deref_mut()) {
+        match (&self.experts, cache) {
             (Experts::Resident(stacks), _) => {
                 let k = self.router.config.num_experts_per_tok;
                 let (experts, weights) = (&buffers.chosen[..n * k], &buffers.weights[..n * k]);
@@ -101,7 +101,6 @@ impl Moe {
     }
 
     /// The same for experts that are read when they are needed, and in the order in which they are there.
-    #[expect(clippy::too_many_arguments, reason = "the operation has that many inputs")]
     fn streamed(
         &self,
         ops: &mut Ops,
