@@ -18,7 +18,7 @@ const COLS: usize = 1536;
 /// Weights that decode goes through in a round: several times the caches.
 const DECODE_BYTES: usize = 160 << 20;
 /// Rows of the matrix that is multiplied with many: one burst takes a few milliseconds.
-const MANY_ROWS: usize = 1024;
+const MANY_ROWS: usize = 512;
 const MANY: usize = 512;
 const FEW: [usize; 4] = [2, 4, 8, 16];
 

@@ -10,7 +10,7 @@ use crate::lanes::{LANES, Lanes, unrolled};
 use crate::panel::formats::Format;
 
 /// How far ahead of its use a stream's next cache line is asked for, in bytes.
-const AHEAD: usize = 1024;
+pub(super) const AHEAD: usize = 1024;
 
 /// `16 * P` rows of `sums`, for `N` columns.
 ///

@@ -1,5 +1,6 @@
 //! Products with many columns: 32 rows are unpacked to bytes once, then multiplied with every tile of columns.
 
+use super::direct::AHEAD;
 use super::{Panels, Sums};
 use crate::DType;
 use crate::activations::Tile;
@@ -66,7 +67,11 @@ pub(super) unsafe fn unpack<S: Lanes, F: Format>(panels: Panels, to: Unpacked) {
             let group = layout.group(group);
             for chunk in 0..group.count * chunks {
                 for half in 0..2 {
-                    let w = F::unpack::<S>(panels.start[half].add(group.quants_at + chunk * F::CHUNK_BYTES));
+                    let q = panels.start[half].add(group.quants_at + chunk * F::CHUNK_BYTES);
+                    for line in 0..F::CHUNK_BYTES / 64 {
+                        S::prefetch(q.wrapping_add(AHEAD + 64 * line));
+                    }
+                    let w = F::unpack::<S>(q);
                     let to = to.w.add(((group.first * chunks + chunk) * 16 + half) * 64);
                     let _: [(); 8] = unrolled!(s => {
                         S::store_b(to.add(s * 128), if F::MIN { w[s] } else { S::centre_at_128(w[s], F::ZERO) });
