@@ -5,6 +5,7 @@
 //! where there would be too few tasks for the threads, as when one long sequence decodes.
 
 mod micro;
+mod queries;
 mod source;
 mod task;
 
