@@ -179,37 +179,34 @@ impl Bpe {
         // A list of the symbols that are left: previous and next of each place. Merged-away places hold `NONE`.
         let mut previous: Vec<u32> = (0..length).map(|i| i.wrapping_sub(1)).collect();
         let mut next: Vec<u32> = (1..=length).map(|i| if i == length { NONE } else { i }).collect();
-        let mut queue = BinaryHeap::new();
-        for (i, pair) in symbols.windows(2).enumerate() {
-            if let [left, right] = pair
-                && let Some(merge) = self.merge_of(*left, *right)
-            {
-                queue.push(Reverse((merge.rank, i as u32, *left, *right)));
-            }
-        }
-        while let Some(Reverse((rank, at, left, right))) = queue.pop() {
+        // Pairs by rank, then place. A rank belongs to one pair, so it also tells whether the pair still stands there.
+        let entry = |merge: Merge, at: u32| Reverse((u64::from(merge.rank) << 32) | u64::from(at));
+        let mut queue: BinaryHeap<Reverse<u64>> = (0u32..)
+            .zip(symbols.windows(2))
+            .filter_map(|(at, pair)| self.merge_of(*pair.first()?, *pair.get(1)?).map(|m| entry(m, at)))
+            .collect::<Vec<_>>()
+            .into();
+        while let Some(Reverse(key)) = queue.pop() {
+            let (rank, at) = ((key >> 32) as u32, key as u32);
             let place = at as usize;
             let after = next[place];
-            // The pair may have been taken apart since it was queued.
-            if symbols[place] != left || after == NONE || symbols[after as usize] != right {
+            if symbols[place] == NONE || after == NONE {
                 continue;
             }
-            let Some(merge) = self.merge_of(left, right).filter(|m| m.rank == rank) else { continue };
+            // The pair may have been taken apart since it was queued.
+            let pair = self.merge_of(symbols[place], symbols[after as usize]);
+            let Some(merge) = pair.filter(|merge| merge.rank == rank) else { continue };
             symbols[place] = merge.merged;
             symbols[after as usize] = NONE;
             let behind = next[after as usize];
             next[place] = behind;
             if behind != NONE {
                 previous[behind as usize] = at;
-                if let Some(m) = self.merge_of(merge.merged, symbols[behind as usize]) {
-                    queue.push(Reverse((m.rank, at, merge.merged, symbols[behind as usize])));
-                }
+                queue.extend(self.merge_of(merge.merged, symbols[behind as usize]).map(|m| entry(m, at)));
             }
             let before = previous[place];
-            if before != NONE
-                && let Some(m) = self.merge_of(symbols[before as usize], merge.merged)
-            {
-                queue.push(Reverse((m.rank, before, symbols[before as usize], merge.merged)));
+            if before != NONE {
+                queue.extend(self.merge_of(symbols[before as usize], merge.merged).map(|m| entry(m, before)));
             }
         }
         let mut at = 0u32;
