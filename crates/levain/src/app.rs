@@ -116,6 +116,11 @@ impl App {
         {
             config.kv_dtype = kind;
         }
+        if let Some(how) =
+            args.speculate.or_else(|| setting("speculate").and_then(|text| settings::speculation(text).ok()))
+        {
+            config.speculation = how;
+        }
         config.memory_limit =
             args.memory.or_else(|| setting("memory").and_then(|text| settings::byte_size(text).ok()));
         Ok(config)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, Args, ColorChoice, Parser, Subcommand, ValueEnum, ValueHint};
-use levain_engine::KvCacheType;
+use levain_engine::{KvCacheType, Speculation};
 
 use crate::settings;
 
@@ -100,6 +100,9 @@ pub(crate) struct EngineArgs {
     /// How the KV cache stores its numbers: auto, f32, f16 or q8_0
     #[arg(long, value_name = "TYPE", value_parser = settings::kv_cache_type)]
     pub(crate) kv_cache_type: Option<KvCacheType>,
+    /// Draft tokens ahead without changing answers: off, lookup or mtp
+    #[arg(long, value_name = "HOW", value_parser = settings::speculation)]
+    pub(crate) speculate: Option<Speculation>,
     /// The most memory to use, for example 20G
     #[arg(long, value_name = "SIZE", value_parser = settings::byte_size)]
     pub(crate) memory: Option<u64>,

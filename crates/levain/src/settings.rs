@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use levain_engine::KvCacheType;
+use levain_engine::{KvCacheType, Speculation};
 use serde::Serialize;
 use toml::{Table, Value};
 
@@ -63,6 +63,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
         default: "auto",
         secret: false,
         check: |text| kv_cache_type(text).map(drop),
+    },
+    Setting {
+        key: "speculate",
+        env: "LEVAIN_SPECULATE",
+        help: "draft tokens ahead without changing answers: off, lookup (from the text itself) or mtp (the model's own layer)",
+        default: "off",
+        secret: false,
+        check: |text| speculation(text).map(drop),
     },
     Setting {
         key: "memory",
@@ -283,6 +291,16 @@ pub(crate) fn kv_cache_type(text: &str) -> Result<KvCacheType, String> {
         "f16" => Ok(KvCacheType::F16),
         "q8_0" => Ok(KvCacheType::Q8_0),
         _ => Err(format!("{text:?} is not one of auto, f32, f16 and q8_0")),
+    }
+}
+
+/// Where drafts for speculative decoding come from.
+pub(crate) fn speculation(text: &str) -> Result<Speculation, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "off" => Ok(Speculation::Off),
+        "lookup" => Ok(Speculation::PromptLookup),
+        "mtp" => Ok(Speculation::MultiTokenPrediction),
+        _ => Err(format!("{text:?} is not one of off, lookup and mtp")),
     }
 }
 

@@ -49,8 +49,12 @@ pub(crate) fn run(app: &App, args: &BenchArgs) -> Result<(), CliError> {
     let prefill = app.blocking(move || repeat(reps, || measuring.prefill(prefill)))?;
     for &depth in &args.depth {
         for &batch in &args.batch {
+            let before = bench.engine.stats();
             let measuring = Arc::clone(&bench);
             let decode = app.blocking(move || repeat(reps, || measuring.decode(batch, depth, decode)))?;
+            let now = bench.engine.stats();
+            let (drafted, accepted) =
+                (now.drafted_tokens - before.drafted_tokens, now.accepted_tokens - before.accepted_tokens);
             if args.json {
                 app.printer.json(&json!({
                     "model": model.path,
@@ -67,6 +71,16 @@ pub(crate) fn run(app: &App, args: &BenchArgs) -> Result<(), CliError> {
                     "reps": args.reps,
                     "prefill_spread": prefill.spread(),
                     "decode_spread": decode.spread(),
+                    "drafted_tokens": drafted,
+                    "accepted_tokens": accepted,
+                    "expert_stats": now.experts.map(|experts| json!({
+                        "hits": experts.hits,
+                        "misses": experts.misses,
+                        "read_ahead": experts.read_ahead,
+                        "bytes_read": experts.bytes_read,
+                        "waited_s": round(experts.waited.as_secs_f64()),
+                        "resident_bytes": experts.resident_bytes,
+                    })),
                     "kernels": isa().name(),
                     "weights_bytes": weights,
                     "load_s": round(load.as_secs_f64()),
