@@ -3,6 +3,12 @@
 //! A mapped file comes in page by page and fills the system's cache with what is not needed again soon. These
 //! reads are as large as the tensor and, where the file system allows it, go from the disk to the buffer directly.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    reason = "a place lies within its file, as was checked when the checkpoint was opened, and buffers are sized from it"
+)]
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
