@@ -3,7 +3,7 @@
 //! A sequence's positions lie in whatever blocks its block table names, so blocks are shared, copied and
 //! spilled without moving anything else: one block is one run of bytes that holds its positions for all
 //! layers and heads. How the bytes within a block are arranged is this crate's own affair, chosen so that
-//! attention reads them straight through ([`layout`]).
+//! attention reads them straight through (`kv/layout.rs`).
 
 mod append;
 pub(crate) mod layout;

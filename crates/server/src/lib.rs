@@ -2,7 +2,7 @@
 //! it all.
 //!
 //! *Invariant:* this crate sees one `dyn Provider` and neither an engine nor a vendor. Every request passes
-//! [`guard`], which asks for a key on every route that the table in [`routes`] does not call open.
+//! `guard`, which asks for a key on every route that the table in `routes` does not call open.
 
 mod access;
 mod body;
