@@ -8,16 +8,15 @@ use std::time::Duration;
 use levain_engine::{Engine, EngineConfig, Event, Request};
 use levain_weights::Checkpoint;
 
-/// Processor time of this process, in ticks of 10 ms.
-fn cpu_ticks() -> u64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-}
-
 #[test]
 #[cfg(target_os = "linux")]
 fn an_idle_engine_uses_no_time() {
+    // Processor time of this process, in ticks of 10 ms.
+    let cpu_ticks = || {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama-3.1");
     let engine = Engine::load(&Checkpoint::open(&folder).unwrap(), EngineConfig::default()).unwrap();
     let (done, ended) = channel();
