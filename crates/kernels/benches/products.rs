@@ -6,7 +6,6 @@
 //! many and counts two operations a weight and row. Each figure is made of the shortest bursts of several rounds.
 #![expect(clippy::print_stdout, reason = "the table is what the program is for")]
 
-use std::hint::black_box;
 use std::time::Instant;
 
 use levain_kernels::{DType, Matrix, Pool, Product, Workspace, ceilings, isa};
@@ -20,6 +19,8 @@ const DECODE_BYTES: usize = 160 << 20;
 /// Rows of the matrix that is multiplied with many: one burst takes a few milliseconds.
 const MANY_ROWS: usize = 512;
 const MANY: usize = 512;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 const FEW: [usize; 4] = [2, 4, 8, 16];
 
 fn main() {
@@ -59,20 +60,6 @@ impl Bursts {
     }
 }
 
-/// Reads memory the way that gets most of it: several streams side by side.
-fn sum_words(words: &[u64]) -> u64 {
-    let run = words.len() / 8 / 32 * 32;
-    let mut sums = [0_u64; 8];
-    for at in (0..run).step_by(32) {
-        for stream in 0..8 {
-            for words in words[stream * run + at..][..32].as_chunks::<8>().0 {
-                sums.iter_mut().zip(words).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
-            }
-        }
-    }
-    sums.iter().copied().fold(0, u64::wrapping_add)
-}
-
 fn measure(dtype: DType, pool: &Pool) {
     let row_bytes = dtype.row_bytes(COLS).unwrap_or(0);
     let bytes: Vec<u8> = (0..row_bytes * ROWS).map(|i| ((i * 37) >> 3) as u8 & 0x3b).collect();
@@ -80,7 +67,8 @@ fn measure(dtype: DType, pool: &Pool) {
     let pack = |rows: usize| Matrix::pack(dtype, rows, COLS, &bytes[..rows * row_bytes], pool).ok();
     let matrices: Vec<Matrix> = (0..count).filter_map(|_| pack(ROWS)).collect();
     let Some(tall) = pack(MANY_ROWS) else { return };
-    let buffer = vec![1_u64; bytes.len() / 8 * count];
+    let buffer = vec![1_u8; bytes.len() * count + LINE];
+    let buffer = &buffer[buffer.as_ptr().align_offset(LINE)..][..bytes.len() * count];
     let mut ws = Workspace::new(MANY, COLS);
     let x: Vec<f32> = (0..MANY * COLS).map(|i| ((i * 7919 % 1000) as f32 - 500.0) / 300.0).collect();
     let mut y = vec![0.0; MANY.max(32) * ROWS];
@@ -92,14 +80,10 @@ fn measure(dtype: DType, pool: &Pool) {
     let mut few = [(); FEW.len()].map(|()| Bursts::new(count));
     let mut many = Bursts::new(1);
     let mut ceiling = 0.0_f64;
-    for _ in 0..ROUNDS {
-        for (i, part) in buffer.chunks_exact(buffer.len() / count).enumerate() {
-            read.time(i, || {
-                let stripe = part.len().div_ceil(pool.threads() * 12);
-                pool.run(part.len().div_ceil(stripe), &|task| {
-                    black_box(sum_words(&part[task * stripe..part.len().min((task + 1) * stripe)]));
-                });
-            });
+    for round in 0..ROUNDS {
+        // As many bytes as the matrices have, in parts as long as they are and on cache lines.
+        for (i, part) in buffer.chunks_exact(bytes.len() / LINE * LINE).take(count).enumerate() {
+            read.time(i, || ceilings::read_all(pool, part, round % 2 == 0));
         }
         for (i, w) in matrices.iter().enumerate() {
             one.time(i, || multiply(w, 1));

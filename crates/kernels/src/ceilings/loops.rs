@@ -89,6 +89,9 @@ const CHAINS_256: usize = 12;
 /// Four streams a stripe apart keep more requests to memory in flight than one.
 #[cfg(target_arch = "x86_64")]
 const STREAMS: usize = 4;
+/// How far ahead of each stream memory is asked for.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 1024;
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
@@ -101,8 +104,8 @@ unsafe fn read_avx512<const PREFETCH: bool>(bytes: &[u8]) -> u64 {
             unsafe {
                 let from = bytes.as_ptr().add(s * stream + at);
                 if PREFETCH {
-                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(4096).cast());
-                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(4160).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD + 64).cast());
                 }
                 pair[0] = _mm512_add_epi64(pair[0], _mm512_loadu_si512(from.cast()));
                 pair[1] = _mm512_add_epi64(pair[1], _mm512_loadu_si512(from.add(64).cast()));
@@ -124,7 +127,7 @@ unsafe fn read_avx2<const PREFETCH: bool>(bytes: &[u8]) -> u64 {
             unsafe {
                 let from = bytes.as_ptr().add(s * stream + at);
                 if PREFETCH {
-                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(4096).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD).cast());
                 }
                 pair[0] = _mm256_add_epi64(pair[0], _mm256_loadu_si256(from.cast()));
                 pair[1] = _mm256_add_epi64(pair[1], _mm256_loadu_si256(from.add(32).cast()));
