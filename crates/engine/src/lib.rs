@@ -8,6 +8,7 @@
 
 mod arch;
 mod config;
+mod cost;
 mod engine;
 mod error;
 mod experts;
@@ -25,6 +26,7 @@ mod stats;
 mod worker;
 
 pub use config::{CONTEXT_LENGTH_DEFAULT, EngineConfig, KvCacheType, Speculation};
+pub use cost::TokenCost;
 pub use engine::{Engine, RequestHandle, Shutdown};
 pub use error::EngineError;
 pub use experts::ExpertStats;

@@ -7,6 +7,7 @@ use levain_weights::{Checkpoint, ModelConfig};
 
 use crate::arch::cols_max;
 use crate::config::{CONTEXT_LENGTH_DEFAULT, EngineConfig, KvCacheType, Speculation};
+use crate::cost::layer_of;
 use crate::error::EngineError;
 use crate::experts::BUFFERS;
 
@@ -63,11 +64,6 @@ impl WeightSizes {
     pub fn total(&self) -> u64 {
         self.trunk_bytes.saturating_add(self.expert_bytes).saturating_add(self.mtp_bytes)
     }
-}
-
-/// The layer that a tensor's name puts it in.
-fn layer_of(name: &str) -> Option<usize> {
-    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
 }
 
 /// Everything the engine allocates, in bytes. Printing it gives a table.

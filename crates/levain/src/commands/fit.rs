@@ -1,6 +1,8 @@
 //! `levain fit`
 
-use levain_engine::{BLOCK_LEN, EngineConfig, EngineError, MemoryPlan, WeightSizes, free_memory, plan_for};
+use levain_engine::{
+    BLOCK_LEN, EngineConfig, EngineError, MemoryPlan, TokenCost, WeightSizes, free_memory, plan_for,
+};
 use levain_hub::{Hub, ModelRef, bytes};
 use levain_kernels::{Pool, ceilings};
 use levain_weights::{Checkpoint, ModelConfig};
@@ -43,7 +45,7 @@ pub(crate) fn run(app: &App, args: &FitArgs) -> Result<(), CliError> {
         to_fetch,
         context_max: largest_context(&config, weights, &engine, free),
         read_gb_per_s: ceilings::read_gb_per_s(&Pool::new(engine.resolved_threads())),
-        bytes_per_token: bytes_per_token(&config, weights),
+        bytes_per_token: TokenCost::of(&checkpoint, &config).weight_bytes,
         plan,
         config,
     };
@@ -64,15 +66,6 @@ fn open(
     app.printer.detail(format_args!("{} were fetched", bytes(headers.fetched)));
     let checkpoint = Checkpoint::open(&headers.path)?;
     Ok((checkpoint, headers.bytes, Some(headers)))
-}
-
-/// Bytes of weights that one token reads: the trunk, and of each layer's experts those that are chosen.
-fn bytes_per_token(config: &ModelConfig, weights: WeightSizes) -> u64 {
-    let experts = config.moe.as_ref().map_or(0, |moe| {
-        let (chosen, all) = (moe.num_experts_per_tok as u64, moe.n_routed_experts.max(1) as u64);
-        weights.expert_bytes / all * chosen.min(all)
-    });
-    weights.trunk_bytes + experts
 }
 
 /// The longest context that fits into free memory, by halving.
