@@ -262,12 +262,17 @@ pub(crate) struct FitArgs {
 
 /// `levain bench`
 #[derive(Debug, Args)]
+#[command(after_help = "\
+With --compare, llama.cpp is looked for in --python, in LEVAIN_PEER_PYTHON, in
+~/.cache/levain-peers/bin/python, then in python3. To build it for this machine:
+  python3 -m venv ~/.cache/levain-peers
+  ~/.cache/levain-peers/bin/pip install --no-binary llama-cpp-python llama-cpp-python")]
 pub(crate) struct BenchArgs {
     /// The model
     pub(crate) model: String,
-    /// Tokens of the prompt
-    #[arg(long, value_name = "N", default_value = "512", value_parser = settings::number)]
-    pub(crate) prefill: usize,
+    /// Tokens of the prompt, one measurement each
+    #[arg(long, value_name = "N,…", default_value = "512", value_delimiter = ',', value_parser = settings::number)]
+    pub(crate) prefill: Vec<usize>,
     /// Tokens to generate
     #[arg(long, value_name = "N", default_value = "128", value_parser = settings::number)]
     pub(crate) decode: usize,
@@ -280,6 +285,12 @@ pub(crate) struct BenchArgs {
     /// Repetitions; the median counts
     #[arg(long, value_name = "N", default_value = "3", value_parser = settings::number)]
     pub(crate) reps: usize,
+    /// Measure llama.cpp too, in turns, through the llama-cpp-python package
+    #[arg(long)]
+    pub(crate) compare: bool,
+    /// The Python that has llama-cpp-python
+    #[arg(long, value_name = "PATH", requires = "compare", value_hint = ValueHint::FilePath)]
+    pub(crate) python: Option<PathBuf>,
     /// Print one JSON object a measurement
     #[arg(long)]
     pub(crate) json: bool,

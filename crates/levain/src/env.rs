@@ -25,6 +25,8 @@ pub(crate) const LEVAIN_HOME: &str = "LEVAIN_HOME";
 pub(crate) const LEVAIN_NO_PROGRESS: &str = "LEVAIN_NO_PROGRESS";
 /// Filters log lines.
 pub(crate) const LEVAIN_LOG: &str = "LEVAIN_LOG";
+/// Names the Python of the engine that `levain bench --compare` measures too.
+pub(crate) const LEVAIN_PEER_PYTHON: &str = "LEVAIN_PEER_PYTHON";
 
 /// The table.
 pub(crate) const ENV_VARS: &[EnvVar] = &[
@@ -41,6 +43,7 @@ pub(crate) const ENV_VARS: &[EnvVar] = &[
     var("LEVAIN_KERNELS", "forces a set of kernels: scalar, avx2 or avx512"),
     var("LEVAIN_OFFLINE", "1 forbids the network"),
     var(LEVAIN_NO_PROGRESS, "1 switches progress bars off"),
+    var(LEVAIN_PEER_PYTHON, "the Python with llama-cpp-python that `levain bench --compare` takes"),
     var(LEVAIN_LOG, "filters log lines, for example debug or levain_engine=trace"),
     var("NO_COLOR", "any value switches colours off"),
     var("HF_HOME", "where the Hugging Face tools keep their cache and token"),

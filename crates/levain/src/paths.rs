@@ -42,3 +42,8 @@ pub(crate) fn system_configs() -> Vec<PathBuf> {
 pub(crate) fn history() -> Option<PathBuf> {
     xdg("XDG_STATE_HOME", ".local/state", "state").map(|dir| dir.join("chat_history"))
 }
+
+/// The Python of the folder that `levain bench --compare` proposes for llama.cpp.
+pub(crate) fn peer_python() -> Option<PathBuf> {
+    home().map(|home| home.join(".cache/levain-peers/bin/python"))
+}

@@ -1,267 +1,349 @@
 //! `levain bench`
 
-use std::ops::ControlFlow;
-use std::sync::{Arc, mpsc};
+mod peer;
+mod report;
+mod resident;
+mod subject;
+
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use levain_engine::{Engine, EngineConfig, EngineError, Event, FinishReason, Request, RequestHandle};
+use levain_engine::{BLOCK_LEN, Engine, EngineConfig, Speculation, TokenCost, free_memory};
 use levain_hub::bytes;
 use levain_kernels::ceilings::Ceilings;
 use levain_kernels::{Pool, isa};
 use levain_weights::Checkpoint;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::app::App;
 use crate::cli::BenchArgs;
 use crate::error::CliError;
-use crate::printer::table;
+use crate::printer::{Printer, table};
 use crate::progress::seconds;
 
-/// Nothing in a measurement takes longer than this for one token, even on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(600);
+use peer::Peer;
+use report::{Decode, Prefill, Rates, Samples, ceilings_json, round};
+use subject::Subject;
 
-/// Measures prefill and decode for each depth and batch, beside the machine's ceilings.
+/// Tokens of a prompt that warms up, at most.
+const WARM_PREFILL: usize = 128;
+/// Tokens of an answer that warms up, at most.
+const WARM_DECODE: usize = 16;
+
+/// Measures prefill for each length and decode for each depth and batch, beside the machine's ceilings and, if
+/// asked to, llama.cpp.
 pub(crate) fn run(app: &App, args: &BenchArgs) -> Result<(), CliError> {
     crate::check_kernels()?;
     let hub = app.hub()?;
     let model = app.obtain(&hub, &args.model)?;
     let config = engine_config(app, args)?;
     let threads = config.resolved_threads();
-    let ceilings = Ceilings::measure(&Pool::new(threads));
+    let pool = Pool::new(threads);
+    let before_loading = Ceilings::measure(&pool);
+    resident::reset_peak();
     let begun = Instant::now();
     let path = model.path.clone();
-    let engine = app.blocking(move || Ok(Engine::load(&Checkpoint::open(&path)?, config)?))?;
+    let (engine, cost) = app.blocking(move || {
+        let checkpoint = Checkpoint::open(&path)?;
+        let cost = TokenCost::of(&checkpoint, &checkpoint.config()?);
+        Ok((Engine::load(&checkpoint, config)?, cost))
+    })?;
     let load = begun.elapsed();
-    let weights = engine.plan().weights.total();
     app.printer.say(format_args!(
         "{}: {} of weights, loaded in {}",
         model.reference,
-        bytes(weights),
+        bytes(engine.plan().weights.total()),
         seconds(load)
     ));
-    let vocab = u32::try_from(engine.model_config().vocab_size).unwrap_or(u32::MAX);
-    let bench = Arc::new(Bench { engine, vocab });
-    let (reps, prefill, decode) = (args.reps, args.prefill, args.decode);
-
-    let mut rows = vec![["BATCH", "DEPTH", "PREFILL tok/s", "DECODE tok/s"].map(str::to_owned).to_vec()];
-    // Prefill depends on neither batch nor depth, so it is measured once.
-    let measuring = Arc::clone(&bench);
-    let prefill = app.blocking(move || repeat(reps, || measuring.prefill(prefill)))?;
-    for &depth in &args.depth {
-        for &batch in &args.batch {
-            let before = bench.engine.stats();
-            let measuring = Arc::clone(&bench);
-            let decode = app.blocking(move || repeat(reps, || measuring.decode(batch, depth, decode)))?;
-            let now = bench.engine.stats();
-            let (drafted, accepted) =
-                (now.drafted_tokens - before.drafted_tokens, now.accepted_tokens - before.accepted_tokens);
-            if args.json {
-                app.printer.json(&json!({
-                    "model": model.path,
-                    "threads": threads,
-                    "batch": batch,
-                    "depth": depth,
-                    "prefill_tokens_per_s": round(prefill.median),
-                    "decode_tokens_per_s": round(decode.median),
-                    "ceiling_read_gb_per_s": round(ceilings.read_gb_per_s),
-                    "ceiling_int8_gop_per_s": round(ceilings.int8_gop_per_s),
-                    "ceiling_f32_gflop_per_s": round(ceilings.f32_gflop_per_s),
-                    "prefill": args.prefill,
-                    "decode": args.decode,
-                    "reps": args.reps,
-                    "prefill_spread": prefill.spread(),
-                    "decode_spread": decode.spread(),
-                    "drafted_tokens": drafted,
-                    "accepted_tokens": accepted,
-                    "expert_stats": now.experts.map(|experts| json!({
-                        "hits": experts.hits,
-                        "misses": experts.misses,
-                        "read_ahead": experts.read_ahead,
-                        "bytes_read": experts.bytes_read,
-                        "waited_s": round(experts.waited.as_secs_f64()),
-                        "resident_bytes": experts.resident_bytes,
-                    })),
-                    "kernels": isa().name(),
-                    "weights_bytes": weights,
-                    "load_s": round(load.as_secs_f64()),
-                    "version": env!("CARGO_PKG_VERSION"),
-                }))?;
-            }
-            rows.push(vec![batch.to_string(), depth.to_string(), prefill.shown(), decode.shown()]);
-        }
-    }
-    if args.json {
-        return Ok(());
-    }
-    app.printer.data(table(&rows))?;
-    app.printer.line(format_args!(
-        "ceilings of this machine with {threads} threads ({} kernels): {:.1} GB/s read, {:.0} int8 GOP/s",
-        isa().name(),
-        ceilings.read_gb_per_s,
-        ceilings.int8_gop_per_s
-    ))
+    let plan = Plan {
+        prefill: args.prefill.clone(),
+        decode: args.decode,
+        batch: args.batch.clone(),
+        depth: args.depth.clone(),
+        json: args.json,
+        peer: args.compare.then(|| peer::python(args.python.as_deref())),
+    };
+    let printer = app.printer;
+    let session = Session {
+        path: model.path,
+        subject: Subject { engine },
+        peer: None,
+        pool,
+        cost,
+        load,
+        reps: args.reps,
+        before_loading,
+        prompts: 0,
+        peak_resident: None,
+    };
+    app.blocking(move || session.run(&plan, printer))
 }
 
-/// Room for the largest measurement, and no reuse of what an earlier repetition computed.
+/// Room for the largest measurement.
 fn engine_config(app: &App, args: &BenchArgs) -> Result<EngineConfig, CliError> {
-    const MARGIN_TOKENS: usize = 64;
     let mut config = app.engine_config(&args.engine)?;
-    let deepest = args.depth.iter().copied().max().unwrap_or(0);
-    let widest = args.batch.iter().copied().max().unwrap_or(1);
+    let largest = |numbers: &[usize]| numbers.iter().copied().max().unwrap_or(0);
+    let (longest, deepest, widest) = (largest(&args.prefill), largest(&args.depth), largest(&args.batch));
     if widest > 256 {
         return Err(CliError::input("--batch goes up to 256"));
     }
-    let context = args.prefill.max(deepest.saturating_add(args.decode)).saturating_add(MARGIN_TOKENS);
+    let answer = args.decode.saturating_add(1);
+    let needed = longest.saturating_add(1).max(deepest.max(1).saturating_add(answer));
+    let context = config.context_length.unwrap_or(needed);
+    if context < needed {
+        return Err(CliError::input(format!("--context is {context}, and these measurements take {needed}")));
+    }
     config.context_length = Some(context);
-    config.kv_cache_tokens = Some(context.saturating_mul(widest));
+    // Whole blocks for each sequence, with room for the answer before this one, whose blocks are kept as cached ones,
+    // and for the block that is begun.
+    let blocks = [context, answer, 1].map(|tokens| tokens.div_ceil(BLOCK_LEN));
+    let tokens = blocks.iter().sum::<usize>().saturating_mul(BLOCK_LEN);
+    config.kv_cache_tokens = Some(tokens.saturating_mul(widest));
     config.max_num_seqs = config.max_num_seqs.max(widest);
     config.max_num_batched_tokens = config.max_num_batched_tokens.max(widest + 1);
-    config.prefix_cache = false;
     Ok(config)
 }
 
-/// Once to warm up, then `reps` times.
-fn repeat(reps: usize, measure: impl Fn() -> Result<f64, CliError>) -> Result<Rates, CliError> {
-    measure()?;
-    Ok(Rates::of((0..reps).map(|_| measure()).collect::<Result<_, _>>()?))
+/// What to measure.
+struct Plan {
+    prefill: Vec<usize>,
+    decode: usize,
+    batch: Vec<usize>,
+    depth: Vec<usize>,
+    json: bool,
+    /// The Python that has llama.cpp.
+    peer: Option<PathBuf>,
 }
 
-/// Tokens a second of all repetitions but the first, which warms up.
-struct Rates {
-    median: f64,
-    least: f64,
-    most: f64,
+/// A loaded model and what it is compared with.
+struct Session {
+    path: PathBuf,
+    subject: Subject,
+    peer: Option<Peer>,
+    pool: Pool,
+    cost: TokenCost,
+    load: Duration,
+    reps: usize,
+    before_loading: Ceilings,
+    /// Prompts made so far.
+    prompts: usize,
+    peak_resident: Option<u64>,
 }
 
-impl Rates {
-    fn of(mut rates: Vec<f64>) -> Self {
-        rates.sort_by(f64::total_cmp);
-        let at = |i: usize| rates.get(i).copied().unwrap_or(0.0);
-        let middle = rates.len() / 2;
-        let median =
-            if rates.len() % 2 == 1 { at(middle) } else { (at(middle.saturating_sub(1)) + at(middle)) / 2.0 };
-        Self { median, least: at(0), most: at(rates.len().saturating_sub(1)) }
-    }
-
-    fn spread(&self) -> [f64; 2] {
-        [round(self.least), round(self.most)]
-    }
-
-    fn shown(&self) -> String {
-        format!("{:.1} ({:.1} to {:.1})", self.median, self.least, self.most)
-    }
-}
-
-struct Bench {
-    engine: Engine,
-    vocab: u32,
-}
-
-/// A token of one sequence, or its end.
-enum Step {
-    Token(usize, Instant),
-    End(Option<EngineError>),
-}
-
-impl Bench {
-    /// From submission to the first token.
-    fn prefill(&self, tokens: usize) -> Result<f64, CliError> {
-        let (sender, steps) = mpsc::channel();
-        let begun = Instant::now();
-        let _handle = self.submit(0, tokens, 1, &sender)?;
-        match receive(&steps)? {
-            Step::Token(_, at) => Ok(rate(tokens, at - begun)),
-            Step::End(error) => Err(ended(error)),
+impl Session {
+    fn run(mut self, plan: &Plan, printer: Printer) -> Result<(), CliError> {
+        if let Some(python) = &plan.peer {
+            self.start_peer(plan, python)?;
         }
-    }
-
-    /// From the moment when all sequences have their first token until the first of them is done.
-    fn decode(&self, batch: usize, depth: usize, tokens: usize) -> Result<f64, CliError> {
-        let (sender, steps) = mpsc::channel();
-        let handles = (0..batch)
-            .map(|sequence| self.submit(sequence, depth.max(1), tokens + 1, &sender))
-            .collect::<Result<Vec<_>, _>>()?;
-        drop(sender);
-        let (mut begun, mut last, mut counted) = (None, None, 0);
-        let mut started = vec![false; batch];
-        loop {
-            match receive(&steps)? {
-                Step::Token(sequence, at) => {
-                    if begun.is_some() {
-                        (last, counted) = (Some(at), counted + 1);
-                    } else {
-                        started[sequence] = true;
-                        begun = started.iter().all(|&started| started).then_some(at);
-                    }
-                }
-                Step::End(None) => break,
-                Step::End(error) => return Err(ended(error)),
+        let mut rows = vec![
+            ["WHAT", "BATCH", "DEPTH", "tokens/s", "OF CEILING", "FIRST TOKEN"]
+                .into_iter()
+                .chain(["llama.cpp", "RATIO"].into_iter().filter(|_| self.peer.is_some()))
+                .map(str::to_owned)
+                .collect(),
+        ];
+        // Prefill depends on neither batch nor depth: each length is measured once, and the first is told beside
+        // every decode.
+        let mut first = None;
+        for &tokens in &plan.prefill {
+            let prefill = self.prefill(tokens)?;
+            rows.push(prefill.cells());
+            if first.is_none() {
+                first = Some(prefill);
+            } else if plan.json {
+                printer.json(&self.json(Some(&prefill), None))?;
             }
         }
-        drop(handles);
-        match (begun, last) {
-            (Some(begun), Some(last)) => Ok(rate(counted, last - begun)),
-            _ => Err(CliError::input(
-                "--decode is too small for this batch: the sequences ended one after another",
-            )),
+        for &depth in &plan.depth {
+            for &batch in &plan.batch {
+                let decode = self.decode(batch, depth, plan.decode)?;
+                rows.push(decode.cells());
+                if plan.json {
+                    printer.json(&self.json(first.as_ref(), Some(&decode)))?;
+                }
+            }
         }
+        if plan.json {
+            return Ok(());
+        }
+        printer.data(table(&rows))?;
+        printer.line(self.summary())
     }
 
-    fn submit(
-        &self,
-        sequence: usize,
-        prompt: usize,
-        answer: usize,
-        steps: &mpsc::Sender<Step>,
-    ) -> Result<RequestHandle, CliError> {
-        let first = 100 + sequence as u64 * 13;
-        let prompt: Vec<u32> = (0..prompt as u64).map(|i| self.token(first + i * 7)).collect();
-        let steps = steps.clone();
-        let mut request = Request::new(prompt, move |event| {
-            let step = match event {
-                Event::Token { .. } => Step::Token(sequence, Instant::now()),
-                Event::Finished { reason: FinishReason::Error(error), .. } => Step::End(Some(error)),
-                Event::Finished { .. } => Step::End(None),
-                _ => return ControlFlow::Continue(()),
-            };
-            if steps.send(step).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    /// Starts llama.cpp on the same file, if there is memory for a second copy.
+    fn start_peer(&mut self, plan: &Plan, python: &Path) -> Result<(), CliError> {
+        let memory = self.subject.engine.plan();
+        let needed = memory.weights.total().saturating_add(memory.kv_bytes);
+        if free_memory().is_some_and(|free| free < needed) {
+            return Err(CliError::Input {
+                message: format!("llama.cpp needs about {} beside Levain, and less is free", bytes(needed)),
+                hint: Some("without --compare Levain is measured alone".into()),
+            });
+        }
+        self.peer = Some(Peer::start(
+            python,
+            peer::Setup {
+                model: &self.path,
+                threads: self.pool.threads(),
+                context: self.subject.engine.context_length(),
+                sequences: plan.batch.iter().copied().max().unwrap_or(1),
+            },
+        )?);
+        Ok(())
+    }
+
+    /// Measures a prompt of `tokens` from nothing, and again when it has been computed before.
+    #[expect(clippy::cast_precision_loss, reason = "a number of tokens")]
+    fn prefill(&mut self, tokens: usize) -> Result<Prefill, CliError> {
+        let (mut rates, mut first_token, mut cached) =
+            (Rates::default(), Samples::default(), Samples::default());
+        let warm = self.prompt(tokens.min(WARM_PREFILL));
+        self.subject.first_token(warm.clone())?;
+        if let Some(peer) = &mut self.peer {
+            peer.prefill(&warm)?;
+        }
+        rates.ceilings.push(&self.ceilings());
+        for _ in 0..self.reps {
+            let prompt = self.prompt(tokens);
+            let took = self.subject.first_token(prompt.clone())?;
+            first_token.push(took);
+            cached.push(self.subject.first_token(prompt.clone())?);
+            let peer = self.peer.as_mut().map(|peer| peer.prefill(&prompt)).transpose()?;
+            rates.push(tokens as f64 / took.max(1e-9), peer.map(|took| tokens as f64 / took.max(1e-9)));
+            rates.ceilings.push(&self.ceilings());
+        }
+        Ok(Prefill {
+            tokens,
+            rates,
+            first_token,
+            cached_first_token: cached,
+            operations: self.cost.prompt_operations(tokens as u64),
+            float: self.cost.is_float(),
+        })
+    }
+
+    /// Measures `batch` sequences together, each after `depth` positions.
+    #[expect(clippy::cast_precision_loss, reason = "a number of tokens")]
+    fn decode(&mut self, batch: usize, depth: usize, tokens: usize) -> Result<Decode, CliError> {
+        let position = depth.max(1);
+        let prompts: Vec<Vec<u32>> = (0..batch).map(|_| self.prompt(position)).collect();
+        let answer = self.prompt(tokens);
+        // Computed here one after another; each repetition then takes them from the prefix cache.
+        for prompt in &prompts {
+            self.subject.first_token(prompt.clone())?;
+        }
+        self.subject.decode(prompts.clone(), tokens.min(WARM_DECODE))?;
+        if let Some(peer) = &mut self.peer {
+            peer.fill(&prompts)?;
+            peer.decode(position, batch, &answer[..tokens.min(WARM_DECODE)])?;
+        }
+        let before = self.subject.engine.stats();
+        let mut rates = Rates::default();
+        rates.ceilings.push(&self.ceilings());
+        for _ in 0..self.reps {
+            let ours = self.subject.decode(prompts.clone(), tokens)?;
+            let took = self.peer.as_mut().map(|peer| peer.decode(position, batch, &answer)).transpose()?;
+            rates.push(ours, took.map(|took| (batch * tokens) as f64 / took.max(1e-9)));
+            rates.ceilings.push(&self.ceilings());
+        }
+        let now = self.subject.engine.stats();
+        let mut notes = Map::new();
+        notes.insert("drafted_tokens".into(), json!(now.drafted_tokens - before.drafted_tokens));
+        notes.insert("accepted_tokens".into(), json!(now.accepted_tokens - before.accepted_tokens));
+        let experts = now.experts.map(|experts| {
+            json!({
+                "hits": experts.hits,
+                "misses": experts.misses,
+                "read_ahead": experts.read_ahead,
+                "bytes_read": experts.bytes_read,
+                "waited_s": round(experts.waited.as_secs_f64()),
+                "resident_bytes": experts.resident_bytes,
+            })
         });
-        request.max_tokens = Some(u32::try_from(answer).unwrap_or(u32::MAX));
-        request.ignore_eos = true;
-        Ok(self.engine.submit(request)?)
+        notes.insert("expert_stats".into(), json!(experts));
+        let step_bytes = self.step_bytes(batch, position, tokens);
+        Ok(Decode { batch, depth, tokens, rates, step_bytes, notes })
     }
 
-    /// Some token of the vocabulary's plain middle.
-    fn token(&self, n: u64) -> u32 {
-        u32::try_from(n % u64::from(self.vocab.clamp(1, 5000))).unwrap_or(0)
+    /// Bytes of weights and cache that a step reads, on average over an answer. Unknown where drafts make steps of
+    /// several rows, and where rows choose experts of their own.
+    fn step_bytes(&self, batch: usize, position: usize, tokens: usize) -> Option<u64> {
+        let engine = &self.subject.engine;
+        let drafts = engine.config().speculation != Speculation::Off;
+        let chosen = engine.model_config().moe.is_some() && batch > 1;
+        if drafts || chosen {
+            return None;
+        }
+        let positions = (position + tokens / 2).saturating_mul(batch) as u64;
+        let cache = engine.plan().kv_bytes_per_token.saturating_mul(positions);
+        Some(self.cost.weight_bytes.saturating_add(cache))
     }
-}
 
-fn receive(steps: &mpsc::Receiver<Step>) -> Result<Step, CliError> {
-    steps.recv_timeout(PATIENCE).map_err(|_| CliError::Internal("the engine went silent".into()))
-}
+    /// A prompt unlike those before.
+    fn prompt(&mut self, tokens: usize) -> Vec<u32> {
+        self.prompts += 1;
+        self.subject.prompt(self.prompts, tokens)
+    }
 
-fn ended(error: Option<EngineError>) -> CliError {
-    error.map_or_else(|| CliError::Internal("an answer ended without a token".into()), CliError::from)
-}
+    /// What the machine can do in this moment. Where experts are read from the disk, memory is full by design and
+    /// there is none to measure with: then what it could do before loading has to serve.
+    fn ceilings(&mut self) -> Ceilings {
+        if self.subject.engine.plan().expert_cache_bytes.is_some() {
+            return self.before_loading;
+        }
+        self.peak_resident = self.peak_resident.max(resident::peak());
+        let ceilings = Ceilings::measure(&self.pool);
+        resident::reset_peak();
+        ceilings
+    }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of tokens are small")]
-fn rate(tokens: usize, time: Duration) -> f64 {
-    tokens as f64 / time.as_secs_f64().max(1e-9)
-}
+    fn peak(&self) -> Option<u64> {
+        self.peak_resident.max(resident::peak())
+    }
 
-fn round(value: f64) -> f64 {
-    (value * 100.0).round() / 100.0
-}
+    fn json(&self, prefill: Option<&Prefill>, decode: Option<&Decode>) -> Map<String, Value> {
+        let memory = self.subject.engine.plan();
+        let mut object = Map::new();
+        let mut put = |key: &str, value: Value| object.insert(key.to_owned(), value);
+        put("model", json!(self.path));
+        put("threads", json!(self.pool.threads()));
+        put("batch", json!(1));
+        put("depth", json!(0));
+        put("reps", json!(self.reps));
+        if let Some(peer) = &self.peer {
+            put("peer", json!("llama.cpp"));
+            put("peer_version", json!(peer.version));
+        }
+        if let Some(prefill) = prefill {
+            prefill.json(&mut object);
+        }
+        if let Some(decode) = decode {
+            decode.json(&mut object);
+        }
+        ceilings_json(prefill.map(|p| &p.rates), decode.map(|d| &d.rates), &mut object);
+        let mut put = |key: &str, value: Value| object.insert(key.to_owned(), value);
+        put("weights_bytes", json!(memory.weights.total()));
+        put("weights_bytes_per_token", json!(self.cost.weight_bytes));
+        put("kv_cache_bytes", json!(memory.kv_bytes));
+        put("kv_bytes_per_token", json!(memory.kv_bytes_per_token));
+        put("scratch_bytes", json!(memory.scratch_bytes));
+        put("peak_resident_bytes", json!(self.peak()));
+        put("load_s", json!(round(self.load.as_secs_f64())));
+        put("kernels", json!(isa().name()));
+        put("version", json!(env!("CARGO_PKG_VERSION")));
+        object
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::Rates;
-
-    #[test]
-    fn the_median_of_an_even_number_lies_between() {
-        let rates = Rates::of(vec![4.0, 1.0, 3.0, 2.0]);
-        assert!((rates.median - 2.5).abs() < 1e-9 && rates.spread() == [1.0, 4.0]);
-        assert!((Rates::of(vec![3.0, 1.0, 2.0]).median - 2.0).abs() < 1e-9);
+    fn summary(&self) -> String {
+        let memory = self.subject.engine.plan();
+        let peak = self.peak().map_or_else(|| "unknown".to_owned(), bytes);
+        format!(
+            "memory: {peak} resident at most; {} of weights, {} of KV cache, {} of buffers\n{} threads, {} kernels",
+            bytes(memory.resident_weights()),
+            bytes(memory.kv_bytes),
+            bytes(memory.scratch_bytes.saturating_add(memory.read_buffer_bytes)),
+            self.pool.threads(),
+            isa().name(),
+        )
     }
 }
