@@ -14,6 +14,7 @@ mod error;
 mod experts;
 mod job;
 mod kv;
+mod logits;
 mod memory;
 mod ops;
 mod plan;
@@ -30,6 +31,7 @@ pub use cost::TokenCost;
 pub use engine::{Engine, RequestHandle, Shutdown};
 pub use error::EngineError;
 pub use experts::ExpertStats;
+pub use logits::logits;
 pub use memory::free_memory;
 pub use plan::{BLOCK_LEN, MemoryPlan, WeightSizes, plan, plan_for};
 pub use request::{
