@@ -175,9 +175,9 @@ impl Activations {
         self.tiling
     }
 
-    /// The activations of a tile; fields of the other grouping point nowhere.
-    pub(crate) fn tile(&self, tile: usize) -> Tile {
-        let values = self.tiling.start(tile) * self.cols;
+    /// The activations of a tile from column `k` of the weights on; fields of the other grouping point nowhere.
+    pub(crate) fn tile(&self, tile: usize, k: usize) -> Tile {
+        let values = self.tiling.start(tile) * self.cols + self.tiling.width(tile) * k;
         Tile {
             q: self.q.as_ptr().wrapping_add(values / 4),
             d: self.d.as_ptr().wrapping_add(values / self.group),

@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use crate::activations::{Grouping, Tiling};
-use crate::kernels::{FloatRows, Kernels, STREAMS_MAX, Sums, TILE_MAX};
-use crate::lanes::LANES;
-use crate::panel::panels;
-use crate::workspace::{Inputs, Scratch};
+use crate::kernels::{FloatRows, Kernels, PANELS_MAX, STRETCH};
+use crate::lanes::{LANES, prefetch_to_write};
+use crate::panel::{GROUP, panels};
+use crate::workspace::{Inputs, Scratch, TILES_MAX};
 use crate::{DType, Isa, Matrix, Pool, silu};
 
 /// Tasks a thread gets when there is enough work: small enough for threads to end together.
@@ -107,9 +107,9 @@ impl<'a> Call<'a> {
         Self { kernels, inputs, x, n, unit: Self::unit_panels(kernels, n) }
     }
 
-    /// Panels that kernels take together for `n` columns.
+    /// Panels that are computed together at the least.
     fn unit_panels(kernels: &Kernels, n: usize) -> usize {
-        if n <= kernels.direct_max { (kernels.streams)(n) } else { 2 }
+        if n <= kernels.direct_max { 1 } else { 2 }
     }
 
     /// Units that cover `rows` rows of weights in a call with `n` columns.
@@ -146,53 +146,37 @@ impl<'a> Call<'a> {
         units.start * self.unit..panels(target.w.rows()).min(units.end * self.unit)
     }
 
-    /// Computes the rows of some units for all columns. The panels are cut into as many runs as kernels take side
-    /// by side, so that each stream of weights goes on where it ended.
+    /// Computes the rows of some units for all columns.
     ///
     /// # Safety
     /// The target has `n` columns of as many rows as its weights, and nobody else uses the units' rows of it.
     pub(crate) unsafe fn part(&self, target: &Target<'_>, units: Range<usize>, scratch: &mut Scratch) {
         let panels = self.panels(target, &units);
-        let run = panels.len().div_ceil(self.unit);
-        for step in 0..run {
-            let mut indices = [panels.start + step; STREAMS_MAX];
-            let mut stored = [None; STREAMS_MAX];
-            for stream in 0..self.unit {
-                let index = panels.start + stream * run + step;
-                if index < panels.end {
-                    indices[stream] = index;
-                    stored[stream] = Some(index);
-                }
-            }
+        let unpacked = !target.w.dtype().is_float() && self.n > self.kernels.direct_max;
+        let step = if unpacked { 2 } else { PANELS_MAX };
+        for first in panels.clone().step_by(step) {
             // SAFETY: the caller's contract; the numbers are those of panels of the units.
-            unsafe { self.step(target, indices, stored, scratch) };
+            unsafe { self.step(target, first..panels.end.min(first + step), scratch) };
         }
     }
 
-    /// Computes the rows of panels `indices` and stores those of `stored`.
+    /// Computes the rows of some panels, as many as a kernel takes.
     ///
     /// # Safety
     /// As for [`Call::part`].
-    unsafe fn step(
-        &self,
-        target: &Target<'_>,
-        indices: [usize; STREAMS_MAX],
-        stored: [Option<usize>; STREAMS_MAX],
-        scratch: &mut Scratch,
-    ) {
+    unsafe fn step(&self, target: &Target<'_>, range: Range<usize>, scratch: &mut Scratch) {
         let (dtype, cols) = (target.w.dtype(), target.w.cols());
-        let panels = target.w.panels(indices);
-        let mut sums: Sums = [[0.0; STREAMS_MAX * LANES]; TILE_MAX];
+        let panels = target.w.panels(range.clone());
+        let sums = &mut *scratch.sums;
         if dtype.is_float() {
             let tiling = Tiling::new(self.n, self.kernels.tile);
             for tile in 0..tiling.tiles() {
                 let (column, width) = (tiling.start(tile), tiling.width(tile));
                 let rows = FloatRows { x: self.x[column * cols..].as_ptr(), cols };
-                // SAFETY: the kernels are those of this processor; panels and rows have `cols` columns. No kernel
-                // takes fewer panels than a unit has.
+                // SAFETY: the kernels are those of this processor; panels and rows have `cols` columns.
                 unsafe {
-                    (self.kernels.float)(dtype, width)(panels, rows, &mut sums);
-                    target.store(&sums, stored, column, width);
+                    (self.kernels.float)(dtype, width)(panels, rows, sums);
+                    target.store(sums.as_flattened(), PANELS_MAX, &range, column, width);
                 }
             }
             return;
@@ -202,22 +186,57 @@ impl<'a> Call<'a> {
             // SAFETY: the kernels are those of this processor; the activations were made for this call, in one
             // tile of `n` columns.
             unsafe {
-                (self.kernels.direct)(dtype, self.n)(panels, activations.tile(0), &mut sums);
-                target.store(&sums, stored, 0, self.n);
+                (self.kernels.direct)(dtype, self.n)(panels, activations.tile(0, 0), sums);
+                target.store(sums.as_flattened(), PANELS_MAX, &range, 0, self.n);
             }
             return;
         }
-        let unpacked = scratch.unpacked();
-        // SAFETY: scratch was reserved for this many columns.
-        unsafe { (self.kernels.unpack)(dtype)(panels, unpacked) };
+        let tiles = activations.tiling().tiles();
+        for first in (0..tiles).step_by(TILES_MAX) {
+            // SAFETY: as above; the two panels are there.
+            unsafe { self.stretches(target, &range, first..tiles.min(first + TILES_MAX), scratch) };
+        }
+    }
+
+    /// Computes two panels' rows for some tiles of columns, stretch by stretch of the weights.
+    ///
+    /// # Safety
+    /// As for [`Call::part`]; no more than [`TILES_MAX`] tiles.
+    unsafe fn stretches(
+        &self,
+        target: &Target<'_>,
+        range: &Range<usize>,
+        tiles: Range<usize>,
+        scratch: &mut Scratch,
+    ) {
+        let (dtype, cols) = (target.w.dtype(), target.w.cols());
+        let panels = target.w.panels(range.clone());
+        let activations = if dtype.block_len() == 256 { &self.inputs.by256 } else { &self.inputs.by32 };
         let tiling = activations.tiling();
-        for tile in 0..tiling.tiles() {
-            let (column, width) = (tiling.start(tile), tiling.width(tile));
-            let product = (self.kernels.product32)(dtype, width);
-            // SAFETY: as above.
-            unsafe {
-                product(unpacked, cols, activations.tile(tile), &mut sums);
-                target.store(&sums, stored, column, width);
+        let unpack = (self.kernels.unpack)(dtype);
+        let unpacked = scratch.unpacked();
+        let groups = panels.layout.groups();
+        for k in (0..cols).step_by(STRETCH) {
+            let from = k / GROUP;
+            let last = k + STRETCH >= cols;
+            // SAFETY: the kernels are those of this processor; the groups are there and make up one stretch.
+            unsafe { unpack(panels, from..groups.min(from + STRETCH / GROUP), unpacked) };
+            for (index, tile) in tiles.clone().enumerate() {
+                let (column, width) = (tiling.start(tile), tiling.width(tile));
+                let product = (self.kernels.product32)(dtype, width);
+                let totals = scratch.totals(index);
+                if last {
+                    target.prefetch(range, column, width);
+                }
+                // SAFETY: the activations were made for this call, and there are sums for each tile. What is stored
+                // are `width` columns of 32 rows; the rest is the caller's contract.
+                unsafe {
+                    product(unpacked, STRETCH.min(cols - k), activations.tile(tile, k), totals, k == 0);
+                    if last {
+                        let sums = std::slice::from_raw_parts(totals, width * 2 * LANES);
+                        target.store(sums, 2, range, column, width);
+                    }
+                }
             }
         }
     }
@@ -244,30 +263,50 @@ impl<'a> Call<'a> {
 }
 
 impl Target<'_> {
-    /// Stores panels' rows of `width` columns from `column` on.
+    /// Asks for the memory that [`Target::store`] is going to write.
+    fn prefetch(&self, range: &Range<usize>, column: usize, width: usize) {
+        let rows = self.w.rows();
+        for c in column..column + width {
+            for panel in range.clone() {
+                prefetch_to_write(self.y.wrapping_add(c * rows + panel * LANES));
+            }
+        }
+    }
+
+    /// Stores the rows of panels `range` for `width` columns from `column` on; `sums` is `[width][panels][16]`.
     ///
     /// # Safety
     /// The target has those columns and panels, and nobody else uses their rows of it.
-    unsafe fn store(&self, sums: &Sums, stored: [Option<usize>; STREAMS_MAX], column: usize, width: usize) {
+    unsafe fn store(&self, sums: &[f32], panels: usize, range: &Range<usize>, column: usize, width: usize) {
         let rows = self.w.rows();
-        for (c, sums) in sums.iter().enumerate().take(width) {
-            for (sums, panel) in sums.chunks_exact(LANES).zip(stored) {
-                let Some(row) = panel.map(|panel| panel * LANES) else { continue };
-                let count = LANES.min(rows - row);
-                // SAFETY: the caller's contract; `row + count` is within the rows.
-                let y =
-                    unsafe { std::slice::from_raw_parts_mut(self.y.add((column + c) * rows + row), count) };
-                let bias = self.bias.map(|bias| &bias[row..row + count]);
-                match (bias, self.add) {
-                    (None, false) => y.copy_from_slice(&sums[..count]),
-                    (None, true) => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum),
-                    (Some(bias), false) => {
-                        y.iter_mut().zip(sums).zip(bias).for_each(|((y, sum), bias)| *y = sum + bias);
-                    }
-                    (Some(bias), true) => {
-                        y.iter_mut().zip(sums).zip(bias).for_each(|((y, sum), bias)| *y += sum + bias);
-                    }
+        for (c, sums) in sums.chunks_exact(panels * LANES).enumerate().take(width) {
+            for (sums, panel) in sums.as_chunks::<LANES>().0.iter().zip(range.clone()) {
+                let row = panel * LANES;
+                // SAFETY: the caller's contract.
+                let y = unsafe { self.y.add((column + c) * rows + row) };
+                if rows - row >= LANES {
+                    // SAFETY: as above; all 16 rows are there.
+                    self.store_rows(unsafe { &mut *y.cast::<[f32; LANES]>() }, sums, row);
+                } else {
+                    // SAFETY: as above, for the rows that are there.
+                    self.store_rows(unsafe { std::slice::from_raw_parts_mut(y, rows - row) }, sums, row);
                 }
+            }
+        }
+    }
+
+    /// Stores rows from `row` on of one column.
+    #[inline(always)]
+    fn store_rows(&self, y: &mut [f32], sums: &[f32; LANES], row: usize) {
+        let bias = self.bias.map(|bias| &bias[row..row + y.len()]);
+        match (bias, self.add) {
+            (None, false) => y.copy_from_slice(&sums[..y.len()]),
+            (None, true) => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum),
+            (Some(bias), false) => {
+                y.iter_mut().zip(sums).zip(bias).for_each(|((y, sum), bias)| *y = sum + bias);
+            }
+            (Some(bias), true) => {
+                y.iter_mut().zip(sums).zip(bias).for_each(|((y, sum), bias)| *y += sum + bias);
             }
         }
     }

@@ -142,7 +142,7 @@ fn moe_mlp_on(
     }
     let entries = routing.experts.len();
     let kernels = Kernels::of(isa);
-    ws.reserve_scratch(pool.threads(), cols.max(width));
+    ws.reserve_scratch(pool.threads());
     ws.reserve_hidden(entries, width);
     let scratch = PerWorker(ws.scratch.as_mut_ptr());
     let experts = &mut ws.experts;

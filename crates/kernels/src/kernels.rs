@@ -7,6 +7,8 @@ mod floats;
 #[expect(clippy::needless_range_loop, reason = "constant ranges unroll; iterators may not be inlined")]
 mod tile;
 
+use std::ops::Range;
+
 use crate::activations::{Column, Tile, quantize};
 use crate::lanes::{LANES, Lanes, Scalar};
 use crate::panel::Layout;
@@ -16,16 +18,18 @@ use crate::panel::formats::{
 use crate::{DType, Isa};
 
 pub(crate) use floats::F8_BLOCK;
-pub(crate) use tile::{Unpacked, UnpackedSizes};
+pub(crate) use tile::{STRETCH, UNPACKED, Unpacked};
 
-/// Some panels of a matrix; where there are fewer than a kernel takes, another stands in.
+/// Consecutive panels of a matrix, at most [`PANELS_MAX`].
 #[derive(Clone, Copy)]
 pub(crate) struct Panels {
-    pub(crate) start: [*const u8; STREAMS_MAX],
+    pub(crate) start: [*const u8; PANELS_MAX],
+    /// How many there are; beyond, the last one stands in.
+    pub(crate) count: usize,
     pub(crate) layout: Layout,
     pub(crate) cols: usize,
     /// `F8E4M3`: the scale of each 128 columns, the same for the rows of a panel.
-    pub(crate) scales: [*const f32; STREAMS_MAX],
+    pub(crate) scales: [*const f32; PANELS_MAX],
 }
 
 /// Rows of `x` for a float kernel.
@@ -36,18 +40,18 @@ pub(crate) struct FloatRows {
 }
 
 /// Results of a tile: for each column up to 64 rows.
-pub(crate) type Sums = [[f32; STREAMS_MAX * LANES]; TILE_MAX];
-/// Most panels that a kernel takes side by side.
-pub(crate) const STREAMS_MAX: usize = 4;
+pub(crate) type Sums = [[f32; PANELS_MAX * LANES]; TILE_MAX];
+/// Most panels that a kernel takes in one call.
+pub(crate) const PANELS_MAX: usize = 4;
 /// Widest tile of any instruction set.
-pub(crate) const TILE_MAX: usize = 6;
+pub(crate) const TILE_MAX: usize = 8;
 
 /// Multiplies panels with a tile of activations, unpacking in registers.
 pub(crate) type Direct = unsafe fn(Panels, Tile, &mut Sums);
-/// Unpacks two panels.
-pub(crate) type Unpack = unsafe fn(Panels, Unpacked);
-/// Multiplies 32 unpacked rows with a tile of activations.
-pub(crate) type Product32 = unsafe fn(Unpacked, usize, Tile, &mut Sums);
+/// Unpacks some groups of two panels.
+pub(crate) type Unpack = unsafe fn(Panels, Range<usize>, Unpacked);
+/// Multiplies a stretch of 32 unpacked rows with a tile of activations; see `tile::product`.
+pub(crate) type Product32 = unsafe fn(Unpacked, usize, Tile, *mut f32, bool);
 /// Multiplies panels of floats with rows of `x`.
 pub(crate) type FloatProduct = unsafe fn(Panels, FloatRows, &mut Sums);
 
@@ -65,8 +69,6 @@ pub(crate) struct Kernels {
     pub(crate) product32: fn(DType, usize) -> Product32,
     /// By format and columns.
     pub(crate) float: fn(DType, usize) -> FloatProduct,
-    /// Panels that `direct` and `float` take side by side, by columns.
-    pub(crate) streams: fn(usize) -> usize,
 }
 
 impl Kernels {
@@ -114,7 +116,7 @@ macro_rules! by_format {
 
 /// The kernels of one instruction set, in a module of its own.
 macro_rules! kernels_for {
-    ($module:ident, $lanes:ty, [$($features:literal)?], [$($direct_width:literal x $direct_streams:literal)*], [$($width:literal x $streams:literal)*]) => {
+    ($module:ident, $lanes:ty, [$($features:literal)?], [$($direct_width:literal)*], [$($width:literal x $panels:literal)*]) => {
         mod $module {
             use super::*;
 
@@ -125,15 +127,15 @@ macro_rules! kernels_for {
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn direct<F: Format, const P: usize, const N: usize>(panels: Panels, tile: Tile, sums: &mut Sums) {
+            unsafe fn direct<F: Format, const N: usize>(panels: Panels, tile: Tile, sums: &mut Sums) {
                 // SAFETY: the features are those of the lanes; the pointers are the table's caller's to vouch for.
-                unsafe { direct::product::<$lanes, F, P, N>(panels, tile, sums) }
+                unsafe { direct::product::<$lanes, F, N>(panels, tile, sums) }
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn unpack<F: Format>(panels: Panels, to: Unpacked) {
+            unsafe fn unpack<F: Format>(panels: Panels, range: Range<usize>, to: Unpacked) {
                 // SAFETY: as above.
-                unsafe { tile::unpack::<$lanes, F>(panels, to) }
+                unsafe { tile::unpack::<$lanes, F>(panels, range, to) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -141,10 +143,11 @@ macro_rules! kernels_for {
                 w: Unpacked,
                 cols: usize,
                 a: Tile,
-                sums: &mut Sums,
+                totals: *mut f32,
+                first: bool,
             ) {
                 // SAFETY: as above.
-                unsafe { tile::product::<$lanes, SUPER, SIXTEENS, MIN, N>(w, cols, a, sums) }
+                unsafe { tile::product::<$lanes, SUPER, SIXTEENS, MIN, N>(w, cols, a, totals, first) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -155,7 +158,7 @@ macro_rules! kernels_for {
 
             fn choose_direct(dtype: DType, width: usize) -> Direct {
                 by_format!(dtype, Chosen => match width {
-                    $($direct_width => direct::<Chosen, $direct_streams, $direct_width>,)*
+                    $($direct_width => direct::<Chosen, $direct_width>,)*
                     _ => unreachable!("a width that tiles do not have"),
                 })
             }
@@ -187,7 +190,7 @@ macro_rules! kernels_for {
                 macro_rules! values {
                     ($values:ty) => {
                         match width {
-                            $($width => float::<$values, $streams, $width>,)*
+                            $($width => float::<$values, $panels, $width>,)*
                             _ => unreachable!("a width that tiles do not have"),
                         }
                     };
@@ -200,13 +203,6 @@ macro_rules! kernels_for {
                 }
             }
 
-            fn streams(width: usize) -> usize {
-                match width {
-                    $($width => $streams,)*
-                    _ => unreachable!("a width that tiles do not have"),
-                }
-            }
-
             pub(super) static KERNELS: Kernels = Kernels {
                 tile: <$lanes as Lanes>::TILE,
                 direct_max: <$lanes as Lanes>::DIRECT,
@@ -215,20 +211,19 @@ macro_rules! kernels_for {
                 unpack: choose_unpack,
                 product32: choose_product32,
                 float: choose_float,
-                streams,
             };
         }
     };
 }
 
-kernels_for!(scalar, Scalar, [], [1 x 2], [1 x 2]);
+kernels_for!(scalar, Scalar, [], [1], [1 x 1]);
 #[cfg(target_arch = "x86_64")]
-kernels_for!(avx2, crate::lanes::Avx2, ["avx2,fma,f16c"], [1 x 2 2 x 2], [1 x 2 2 x 2 3 x 2]);
+kernels_for!(avx2, crate::lanes::Avx2, ["avx2,fma,f16c"], [1 2], [1 x 1 2 x 1 3 x 1]);
 #[cfg(target_arch = "x86_64")]
 kernels_for!(
     avx512,
     crate::lanes::Avx512,
     ["avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"],
-    [1 x 4 2 x 4 3 x 2 4 x 2],
-    [1 x 4 2 x 4 3 x 2 4 x 2 5 x 2 6 x 2]
+    [1 2 3 4 5 6 7 8],
+    [1 x 1 2 x 2 3 x 2 4 x 2 5 x 2 6 x 2]
 );

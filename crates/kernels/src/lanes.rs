@@ -86,15 +86,27 @@ pub(crate) trait Lanes: Copy + 'static {
     unsafe fn load_f16(from: *const u16) -> Self::F;
     /// 16 8-bit floats of 4 exponent and 3 mantissa bits.
     unsafe fn load_f8(from: *const u8) -> Self::F;
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`, rounded once.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `c - a * b`, rounded once.
     unsafe fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
 
-    /// Asks for a cache line, at any address, to come as near as the second-level cache: requests into the first
-    /// are fewer than it takes to cover the memory's latency.
+    /// Asks for a cache line, at any address, that is going to be read once.
     unsafe fn prefetch(from: *const u8);
+}
+
+/// Asks for a cache line that is going to be written, at any address.
+pub(crate) fn prefetch_to_write(to: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        // SAFETY: a prefetch has no effect on memory and does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(to.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = to;
 }
 
 /// An array of eight, each element written out: closures and iterators are not sure to be compiled with the

@@ -69,7 +69,7 @@ pub(crate) fn matmul_on(
         return;
     }
     let kernels = Kernels::of(isa);
-    ws.reserve_scratch(pool.threads(), cols);
+    ws.reserve_scratch(pool.threads());
     let dtypes = products.iter().map(|product| product.w.dtype());
     ws.inputs.fill(kernels, Some(pool), &|row| &x[row * cols..], n, cols, dtypes);
     let call = Call::new(kernels, &ws.inputs, x, n);
@@ -103,16 +103,10 @@ pub(crate) fn gated_mlp_on(
         return;
     }
     let kernels = Kernels::of(isa);
-    ws.reserve_scratch(pool.threads(), cols);
+    ws.reserve_scratch(pool.threads());
     ws.reserve_hidden(n, width);
-    ws.inputs.fill(
-        kernels,
-        Some(pool),
-        &|row| &x[row * cols..],
-        n,
-        cols,
-        [gate.dtype(), up.dtype()].into_iter(),
-    );
+    let dtypes = [gate.dtype(), up.dtype()].into_iter();
+    ws.inputs.fill(kernels, Some(pool), &|row| &x[row * cols..], n, cols, dtypes);
     let call = Call::new(kernels, &ws.inputs, x, n);
     let scratch = PerWorker(ws.scratch.as_mut_ptr());
     let hidden = &mut ws.gate[..n * width];

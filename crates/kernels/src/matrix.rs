@@ -1,13 +1,14 @@
 //! Weight matrices, packed once at load.
 
 use std::fmt;
+use std::ops::Range;
 
 use half::{bf16, f16};
 
 use crate::blocks::{Block, Shape};
 use crate::buffer::PageBuffer;
 use crate::dequantize::dequantize_block;
-use crate::kernels::{F8_BLOCK, Panels, STREAMS_MAX};
+use crate::kernels::{F8_BLOCK, PANELS_MAX, Panels};
 use crate::lanes::LANES;
 use crate::panel::{Layout, pack_floats, pack_quants, panels, read_block};
 use crate::{DType, KernelError, Pool, f8e4m3_to_f32};
@@ -162,11 +163,13 @@ impl Matrix {
         }
     }
 
-    /// The panels with these numbers.
-    pub(crate) fn panels(&self, indices: [usize; STREAMS_MAX]) -> Panels {
+    /// The panels with these numbers, one to [`PANELS_MAX`].
+    pub(crate) fn panels(&self, range: Range<usize>) -> Panels {
         let scale_row = |index: usize| index * LANES / F8_BLOCK * self.cols.div_ceil(F8_BLOCK);
+        let indices: [usize; PANELS_MAX] = std::array::from_fn(|i| (range.start + i).min(range.end - 1));
         Panels {
             start: indices.map(|index| self.data[index * self.layout.stride..].as_ptr()),
+            count: range.len(),
             layout: self.layout,
             cols: self.cols,
             scales: indices.map(|index| self.scales.get(scale_row(index)..).unwrap_or_default().as_ptr()),

@@ -28,7 +28,7 @@ use crate::lanes::LANES;
 pub(crate) const CHUNK: usize = 32;
 
 /// Columns in a group of blocks.
-const GROUP: usize = 256;
+pub(crate) const GROUP: usize = 256;
 
 /// How the panels of a matrix are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! Scratch memory that products reuse from call to call.
 
 use crate::activations::Activations;
-use crate::kernels::{Unpacked, UnpackedSizes};
+use crate::kernels::{PANELS_MAX, Sums, TILE_MAX, UNPACKED, Unpacked};
+use crate::lanes::LANES;
 
 /// Scratch memory for products; it grows to what the largest call needs and then stays, so that a decode step
 /// allocates nothing once each kind of call has been made.
@@ -51,9 +52,17 @@ pub(crate) struct Inputs {
     pub(crate) by256: Activations,
 }
 
-/// What one thread unpacks weights into.
-#[derive(Debug, Default)]
+/// Tiles whose sums a thread keeps while it goes through the stretches of its rows: together with the activations of
+/// a stretch they stay in the second cache.
+pub(crate) const TILES_MAX: usize = 88;
+
+/// What one thread unpacks weights into, and the sums that it keeps.
+#[derive(Debug)]
 pub(crate) struct Scratch {
+    /// What a kernel that unpacks in registers gives.
+    pub(crate) sums: Box<Sums>,
+    /// `[TILES_MAX][TILE_MAX][32]`.
+    totals: Vec<Line>,
     w: Vec<Line>,
     scales: Vec<f32>,
     d: Vec<f32>,
@@ -73,14 +82,10 @@ impl Workspace {
         Self { max_rows, max_cols, ..Self::default() }
     }
 
-    /// One scratch per thread, each with room for 32 rows of `cols` values.
-    pub(crate) fn reserve_scratch(&mut self, threads: usize, cols: usize) {
+    /// One scratch per thread.
+    pub(crate) fn reserve_scratch(&mut self, threads: usize) {
         if self.scratch.len() < threads {
-            self.scratch.resize_with(threads, Scratch::default);
-        }
-        let cols = cols.max(self.max_cols);
-        for scratch in &mut self.scratch {
-            scratch.reserve(cols);
+            self.scratch.resize_with(threads, Scratch::new);
         }
     }
 
@@ -96,15 +101,21 @@ impl Workspace {
 }
 
 impl Scratch {
-    fn reserve(&mut self, cols: usize) {
-        let sizes = UnpackedSizes::new(cols);
-        if self.w.len() * 64 < sizes.w {
-            self.w.resize(sizes.w.div_ceil(64), Line([0; 64]));
-            self.scales.resize(sizes.scales, 0.0);
-            self.d.resize(sizes.d, 0.0);
-            self.dmin.resize(sizes.dmin, 0.0);
-            self.minima.resize(sizes.minima, 0);
+    fn new() -> Self {
+        Self {
+            sums: Box::new([[0.0; PANELS_MAX * LANES]; TILE_MAX]),
+            totals: vec![Line([0; 64]); TILES_MAX * TILE_MAX * 2 * LANES / 16],
+            w: vec![Line([0; 64]); UNPACKED.w / 64],
+            scales: vec![0.0; UNPACKED.scales],
+            d: vec![0.0; UNPACKED.d],
+            dmin: vec![0.0; UNPACKED.dmin],
+            minima: vec![0; UNPACKED.minima],
         }
+    }
+
+    /// The sums of tile `index` of those that are kept, `[TILE_MAX][32]`.
+    pub(crate) fn totals(&mut self, index: usize) -> *mut f32 {
+        self.totals.as_mut_ptr().cast::<f32>().wrapping_add(index * TILE_MAX * 2 * LANES)
     }
 
     pub(crate) fn unpacked(&mut self) -> Unpacked {

@@ -1,7 +1,10 @@
-//! Products with many columns: 32 rows are unpacked to bytes once, then multiplied with every tile of columns.
+//! Products with many columns: a stretch of 32 rows is unpacked to bytes once, then multiplied with every tile of
+//! columns while it stays in the first cache.
 
+use std::ops::Range;
+
+use super::Panels;
 use super::direct::AHEAD;
-use super::{Panels, Sums};
 use crate::DType;
 use crate::activations::Tile;
 use crate::blocks::Shape;
@@ -9,7 +12,11 @@ use crate::lanes::{LANES, Lanes, unrolled};
 use crate::panel::CHUNK;
 use crate::panel::formats::Format;
 
-/// 32 unpacked rows, in scratch memory.
+/// Columns of weights that are unpacked together: 16 KiB, and their scales, which leaves half of a first-level cache
+/// of 32 or 48 KiB to activations and sums. A whole number of groups.
+pub(crate) const STRETCH: usize = 512;
+
+/// A stretch of 32 unpacked rows, in scratch memory.
 #[derive(Clone, Copy)]
 pub(crate) struct Unpacked {
     /// Weights: for each four columns, 64 bytes of the first 16 rows and 64 of the others.
@@ -24,7 +31,7 @@ pub(crate) struct Unpacked {
     pub(crate) minima: *mut i32,
 }
 
-/// Elements that [`Unpacked`] needs for `cols` columns of any format.
+/// Elements that [`Unpacked`] needs for a stretch of any format.
 pub(crate) struct UnpackedSizes {
     pub(crate) w: usize,
     pub(crate) scales: usize,
@@ -33,18 +40,16 @@ pub(crate) struct UnpackedSizes {
     pub(crate) minima: usize,
 }
 
-impl UnpackedSizes {
-    pub(crate) fn new(cols: usize) -> Self {
-        let rows = 2 * LANES;
-        Self {
-            w: rows * cols,
-            scales: rows * cols.div_ceil(16),
-            d: rows * cols.div_ceil(256),
-            dmin: rows * cols.div_ceil(32),
-            minima: rows * cols.div_ceil(32),
-        }
+pub(crate) const UNPACKED: UnpackedSizes = {
+    let rows = 2 * LANES;
+    UnpackedSizes {
+        w: rows * STRETCH,
+        scales: rows * STRETCH / 16,
+        d: rows * STRETCH / 256,
+        dmin: rows * STRETCH / 32,
+        minima: rows * STRETCH / 32,
     }
-}
+};
 
 /// The shape of a format's products: whether blocks hold 256 columns, 16 share a scale, there is a minimum.
 pub(super) fn shape(dtype: DType) -> (bool, bool, bool) {
@@ -52,36 +57,36 @@ pub(super) fn shape(dtype: DType) -> (bool, bool, bool) {
     (dtype.block_len() == 256, Shape::of(dtype).group == 16, min)
 }
 
-/// Unpacks the first two panels as 32 rows.
+/// Unpacks groups `range` of the first two panels as 32 rows.
 ///
 /// # Safety
-/// The processor has `S`'s instructions; the two panels hold `panels.cols` columns of format `F`, and `to` has
-/// room for as many.
+/// The processor has `S`'s instructions; the two panels hold these groups in format `F`, and they are no more than
+/// a stretch.
 #[inline(always)]
-pub(super) unsafe fn unpack<S: Lanes, F: Format>(panels: Panels, to: Unpacked) {
+pub(super) unsafe fn unpack<S: Lanes, F: Format>(panels: Panels, range: Range<usize>, to: Unpacked) {
     // SAFETY: the caller's contract; every pointer stays within its block.
     unsafe {
         let layout = panels.layout;
         let chunks = if F::SUPER { 8 } else { 1 };
-        for group in 0..layout.groups() {
-            let group = layout.group(group);
-            for chunk in 0..group.count * chunks {
-                for half in 0..2 {
+        let first = layout.group(range.start).first;
+        for half in 0..2 {
+            for group in range.clone() {
+                let group = layout.group(group);
+                let at = group.first - first;
+                for chunk in 0..group.count * chunks {
                     let q = panels.start[half].add(group.quants_at + chunk * F::CHUNK_BYTES);
                     for line in 0..F::CHUNK_BYTES / 64 {
                         S::prefetch(q.wrapping_add(AHEAD + 64 * line));
                     }
                     let w = F::unpack::<S>(q);
-                    let to = to.w.add(((group.first * chunks + chunk) * 16 + half) * 64);
+                    let to = to.w.add(((at * chunks + chunk) * 16 + half) * 64);
                     let _: [(); 8] = unrolled!(s => {
                         S::store_b(to.add(s * 128), if F::MIN { w[s] } else { S::centre_at_128(w[s], F::ZERO) });
                     });
                 }
-            }
-            for i in 0..group.count {
-                for half in 0..2 {
+                for i in 0..group.count {
                     let head = panels.start[half].add(group.heads_at + i * F::HEAD_BYTES);
-                    unpack_head::<S, F>(head, group.first + i, half, to);
+                    unpack_head::<S, F>(head, at + i, half, to);
                 }
             }
         }
@@ -89,7 +94,7 @@ pub(super) unsafe fn unpack<S: Lanes, F: Format>(panels: Panels, to: Unpacked) {
 }
 
 /// # Safety
-/// As for [`unpack`]; `head` is that of block `b`.
+/// As for [`unpack`]; `head` is that of block `b` of the stretch.
 #[inline(always)]
 unsafe fn unpack_head<S: Lanes, F: Format>(head: *const u8, b: usize, half: usize, to: Unpacked) {
     let at = |i: usize| (2 * i + half) * LANES;
@@ -121,12 +126,12 @@ unsafe fn unpack_head<S: Lanes, F: Format>(head: *const u8, b: usize, half: usiz
     }
 }
 
-/// The 32 rows of `sums`, for `N` columns, by the same operations in the same order as
-/// [`super::direct::product`].
+/// Adds a stretch to `totals`, `[N][32]`, or starts them where it is the first, by the same operations in the same
+/// order as [`super::direct::product`].
 ///
 /// # Safety
-/// The processor has `S`'s instructions; `w` holds `cols` columns of a format of this shape, and `a` is a tile
-/// of `N` columns of as many values, grouped as the format wants.
+/// The processor has `S`'s instructions; `w` holds `cols` columns of a format of this shape, `a` is a tile of `N`
+/// columns of as many values, grouped as the format wants, and `totals` has room for them.
 #[inline(always)]
 pub(super) unsafe fn product<
     S: Lanes,
@@ -138,14 +143,20 @@ pub(super) unsafe fn product<
     w: Unpacked,
     cols: usize,
     a: Tile,
-    sums: &mut Sums,
+    totals: *mut f32,
+    first: bool,
 ) {
     // SAFETY: the caller's contract.
     unsafe {
+        if first {
+            for at in 0..2 * N {
+                S::store_f(totals.add(at * LANES), S::splat_f(0.0));
+            }
+        }
         if SUPER {
-            blocks_of_256::<S, SIXTEENS, MIN, N>(w, cols, a, sums);
+            blocks_of_256::<S, SIXTEENS, MIN, N>(w, cols, a, totals);
         } else {
-            blocks_of_32::<S, MIN, N>(w, cols, a, sums);
+            blocks_of_32::<S, MIN, N>(w, cols, a, totals);
         }
     }
 }
@@ -188,11 +199,15 @@ unsafe fn blocks_of_32<S: Lanes, const MIN: bool, const N: usize>(
     w: Unpacked,
     cols: usize,
     a: Tile,
-    sums: &mut Sums,
+    kept: *mut f32,
 ) {
     // SAFETY: the caller's contract; every pointer stays within its block.
     unsafe {
         let mut totals = [[S::splat_f(0.0); N]; 2];
+        for c in 0..N {
+            totals[0][c] = S::load_f(kept.add(2 * c * LANES));
+            totals[1][c] = S::load_f(kept.add((2 * c + 1) * LANES));
+        }
         for b in 0..cols / CHUNK {
             let weights = w.w.add(b * 1024);
             let dots = dots::<S, MIN, N, 8>(weights, a.q.add(b * 8 * N), a.start32.add(b * N));
@@ -212,8 +227,8 @@ unsafe fn blocks_of_32<S: Lanes, const MIN: bool, const N: usize>(
             }
         }
         for c in 0..N {
-            S::store_f(sums[c].as_mut_ptr(), totals[0][c]);
-            S::store_f(sums[c].as_mut_ptr().add(LANES), totals[1][c]);
+            S::store_f(kept.add(2 * c * LANES), totals[0][c]);
+            S::store_f(kept.add((2 * c + 1) * LANES), totals[1][c]);
         }
     }
 }
@@ -224,12 +239,9 @@ unsafe fn blocks_of_256<S: Lanes, const SIXTEENS: bool, const MIN: bool, const N
     w: Unpacked,
     cols: usize,
     a: Tile,
-    sums: &mut Sums,
+    totals: *mut f32,
 ) {
     let groups = if SIXTEENS { 16 } else { 8 };
-    for sums in sums.iter_mut().take(N) {
-        sums.fill(0.0);
-    }
     // SAFETY: the caller's contract; every pointer stays within its block.
     unsafe {
         for b in 0..cols / 256 {
@@ -273,7 +285,7 @@ unsafe fn blocks_of_256<S: Lanes, const SIXTEENS: bool, const MIN: bool, const N
                 }
                 for c in 0..N {
                     let a_d = S::splat_f(a.d.add(b * N + c).read());
-                    let total = sums[c].as_mut_ptr().add(half * LANES);
+                    let total = totals.add((2 * c + half) * LANES);
                     S::store_f(total, S::fma(a_d, blocks[half][c], S::load_f(total)));
                 }
             }

@@ -152,6 +152,7 @@ impl Lanes for Avx2 {
                 _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256::<1>(half)), scale),
             ]
         }
+        fn add(a: Self::F, b: Self::F) -> Self::F { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
         fn mul(a: Self::F, b: Self::F) -> Self::F { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
         fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
             [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])]
@@ -160,6 +161,6 @@ impl Lanes for Avx2 {
             [_mm256_fnmadd_ps(a[0], b[0], c[0]), _mm256_fnmadd_ps(a[1], b[1], c[1])]
         }
 
-        fn prefetch(from: *const u8) { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+        fn prefetch(from: *const u8) { _mm_prefetch::<_MM_HINT_NTA>(from.cast()) }
     }
 }

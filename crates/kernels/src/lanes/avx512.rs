@@ -27,7 +27,7 @@ impl Lanes for Avx512 {
     // Two registers of rows times six columns: 12 integer and 12 float sums, two weights and a broadcast make
     // 27 of the 32 registers; a seventh column would spill.
     const TILE: usize = 6;
-    const DIRECT: usize = 4;
+    const DIRECT: usize = 8;
 
     // One factor is unsigned here, and the start of the sum makes up for it.
     #[inline(always)]
@@ -87,10 +87,11 @@ impl Lanes for Avx512 {
             let half = _mm512_cvtph_ps(_mm256_or_si256(magnitude, sign));
             _mm512_mul_ps(half, _mm512_set1_ps(256.0))
         }
+        fn add(a: Self::F, b: Self::F) -> Self::F { _mm512_add_ps(a, b) }
         fn mul(a: Self::F, b: Self::F) -> Self::F { _mm512_mul_ps(a, b) }
         fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F { _mm512_fmadd_ps(a, b, c) }
         fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F { _mm512_fnmadd_ps(a, b, c) }
 
-        fn prefetch(from: *const u8) { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+        fn prefetch(from: *const u8) { _mm_prefetch::<_MM_HINT_NTA>(from.cast()) }
     }
 }

@@ -181,6 +181,10 @@ impl Lanes for Scalar {
         unsafe { from.cast::<[u8; LANES]>().read_unaligned() }.map(f8e4m3_to_f32)
     }
     #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        zip(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
         zip(a, b, |a, b| a * b)
     }
