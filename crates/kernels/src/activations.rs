@@ -7,6 +7,8 @@
 
 use std::marker::PhantomData;
 
+use crate::lanes::{LANES, Lanes};
+
 /// Which formats the activations are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Grouping {
@@ -44,12 +46,6 @@ impl Tiling {
     /// The first column of a tile; that of the tile after the last is `n`.
     pub(crate) fn start(self, tile: usize) -> usize {
         tile * self.n / self.tiles
-    }
-
-    /// The tile that holds a column.
-    fn tile_of(self, column: usize) -> usize {
-        // `start` rounds down, so the tile of a column is the last one that starts at or before it.
-        ((column + 1) * self.tiles - 1) / self.n
     }
 
     pub(crate) fn width(self, tile: usize) -> usize {
@@ -91,17 +87,17 @@ pub(crate) struct Tile {
     pub(crate) pairs16: *const i32,
 }
 
-/// Hands out places to write columns to; made from an exclusive borrow.
+/// Hands out places to write tiles to; made from an exclusive borrow.
 pub(crate) struct Writer<'a> {
     tiling: Tiling,
     cols: usize,
-    start: Column,
+    start: TileOut,
     activations: PhantomData<&'a mut Activations>,
 }
 
-/// Where one column's values go.
+/// Where the values of one tile go.
 #[derive(Clone, Copy)]
-pub(crate) struct Column {
+pub(crate) struct TileOut {
     group: usize,
     /// Columns of the tile.
     width: usize,
@@ -114,19 +110,23 @@ pub(crate) struct Column {
     pairs16: *mut i32,
 }
 
-// SAFETY: columns are written by one thread each and share no element.
+// SAFETY: tiles are written by one thread each and share no element.
 unsafe impl Send for Writer<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Writer<'_> {}
 
 impl Writer<'_> {
-    /// Where column `column` goes.
-    pub(crate) fn column(&self, column: usize) -> Column {
-        let tile = self.tiling.tile_of(column);
+    /// How the columns divide into tiles.
+    pub(crate) fn tiling(&self) -> Tiling {
+        self.tiling
+    }
+
+    /// Where tile `tile` goes.
+    pub(crate) fn tile(&self, tile: usize) -> TileOut {
         let (start, width) = (self.tiling.start(tile), self.tiling.width(tile));
-        let at = |per_value: usize| start * self.cols / per_value + column - start;
+        let at = |per_value: usize| start * self.cols / per_value;
         let to = self.start;
-        Column {
+        TileOut {
             group: to.group,
             width,
             q: to.q.wrapping_add(at(4)),
@@ -157,7 +157,7 @@ impl Activations {
                 grow(&mut self.pairs16, n * cols / 32);
             }
         }
-        let start = Column {
+        let start = TileOut {
             group: self.group,
             width: 0,
             q: self.q.as_mut_ptr(),
@@ -196,78 +196,124 @@ fn grow<T: Copy + Default>(vec: &mut Vec<T>, len: usize) {
     }
 }
 
-/// Quantises one row of `x` into its column.
+/// Quantises the rows of a tile, as many as it has columns, group by group, so that what lies together is written
+/// together.
 ///
 /// # Safety
-/// `to` comes from a [`Writer`] prepared for rows of `x`'s length and no other thread writes this column.
+/// The processor has `S`'s instructions; `to` comes from a [`Writer`] prepared for rows of `cols` values, each row has
+/// as many, and no other thread writes this tile.
 #[inline(always)]
-pub(crate) unsafe fn quantize(x: &[f32], to: Column) {
-    let mut q = [0_i8; 256];
-    for (group, x) in x.chunks_exact(to.group).enumerate() {
-        let q = &mut q[..to.group];
-        let d = quantize_group(x, q);
-        // SAFETY: the column has room for one scale a group, one start per 32 values, and so on; elements of
-        // a column are `width` apart.
-        unsafe {
-            to.d.add(group * to.width).write(d);
-            let words = to.q.add(group * to.group / 4 * to.width);
-            for (i, word) in q.as_chunks::<4>().0.iter().enumerate() {
-                words.add(i * to.width).write(i32::from_le_bytes(word.map(|v| v as u8)));
-            }
-            write_sums(q, group, d, to);
+pub(crate) unsafe fn quantize<S: Lanes>(rows: &[*const f32], cols: usize, to: TileOut) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        if to.group == 32 {
+            groups::<S, 32, 2>(rows, cols, to);
+        } else {
+            groups::<S, 256, 16>(rows, cols, to);
         }
     }
 }
+
+/// Groups of `LEN` values, which are `SIXTEENS` times sixteen.
+///
+/// # Safety
+/// As for [`quantize`].
+#[inline(always)]
+unsafe fn groups<S: Lanes, const LEN: usize, const SIXTEENS: usize>(
+    rows: &[*const f32],
+    cols: usize,
+    to: TileOut,
+) {
+    for group in 0..cols / LEN {
+        for (c, row) in rows.iter().enumerate() {
+            // SAFETY: rows have `cols` values; the tile has room for one scale a group, one start per 32 values, and
+            // so on, and elements of a column are `width` apart.
+            unsafe {
+                let mut q = Quantised([0; 256]);
+                let d = quantize_group::<S, LEN>(row.add(group * LEN), &mut q);
+                to.d.add(group * to.width + c).write(d);
+                let words = to.q.add(group * LEN / 4 * to.width + c);
+                for (i, word) in q.0.as_chunks::<4>().0.iter().enumerate().take(LEN / 4) {
+                    words.add(i * to.width).write(i32::from_le_bytes(*word));
+                }
+                let mut sums = [0; SIXTEENS];
+                for (sums, q) in sums.chunks_mut(4).zip(q.0.as_chunks::<64>().0) {
+                    // Ones make a dot product a sum, of each four.
+                    let quads = S::dot_unsigned(S::splat_i(0), S::splat_b(1), S::load_i(q.as_ptr().cast()));
+                    let mut fours = [0; LANES];
+                    S::store_i(fours.as_mut_ptr(), quads);
+                    for (sum, fours) in sums.iter_mut().zip(fours.as_chunks::<4>().0) {
+                        *sum = fours[0] + fours[1] + fours[2] + fours[3];
+                    }
+                }
+                write_sums(&sums, group, c, d, to);
+            }
+        }
+    }
+}
+
+/// Signed bytes of a group, in whole vectors.
+#[repr(align(64))]
+struct Quantised([u8; 256]);
 
 /// # Safety
 /// As for [`quantize`].
 #[inline(always)]
-unsafe fn write_sums(q: &[i8], group: usize, d: f32, to: Column) {
-    let mut sums = [0_i32; 16];
-    for (sum, q) in sums.iter_mut().zip(q.as_chunks::<16>().0) {
-        *sum = q.iter().map(|v| i32::from(*v)).sum();
-    }
+unsafe fn write_sums<const SIXTEENS: usize>(
+    sums: &[i32; SIXTEENS],
+    group: usize,
+    c: usize,
+    d: f32,
+    to: TileOut,
+) {
     let sum32 = |i: usize| sums[2 * i] + sums[2 * i + 1];
     let pair = |low: i32, high: i32| low & 0xffff | high << 16;
     // SAFETY: the caller's contract.
     unsafe {
-        if to.group == 32 {
-            to.d_sum.add(group * to.width).write(d * sum32(0) as f32);
-            to.start32.add(group * to.width).write(-128 * sum32(0));
+        if SIXTEENS == 2 {
+            to.d_sum.add(group * to.width + c).write(d * sum32(0) as f32);
+            to.start32.add(group * to.width + c).write(-128 * sum32(0));
             return;
         }
         for i in 0..8 {
-            to.start32.add((8 * group + i) * to.width).write(-128 * sum32(i));
-            to.pairs16.add((8 * group + i) * to.width).write(pair(sums[2 * i], sums[2 * i + 1]));
+            to.start32.add((8 * group + i) * to.width + c).write(-128 * sum32(i));
+            to.pairs16.add((8 * group + i) * to.width + c).write(pair(sums[2 * i], sums[2 * i + 1]));
         }
         for (i, sum) in sums.iter().enumerate() {
-            to.start16.add((16 * group + i) * to.width).write(-128 * sum);
+            to.start16.add((16 * group + i) * to.width + c).write(-128 * sum);
         }
         for i in 0..4 {
-            to.pairs32.add((4 * group + i) * to.width).write(pair(sum32(2 * i), sum32(2 * i + 1)));
+            to.pairs32.add((4 * group + i) * to.width + c).write(pair(sum32(2 * i), sum32(2 * i + 1)));
         }
     }
 }
 
-/// Quantises to -127..=127 and returns the scale; a NaN anywhere makes the scale NaN, so that it shows in the
-/// result.
+/// Quantises to -127..=127 and returns the scale; a NaN anywhere makes the scale NaN, so that it shows in the result.
+///
+/// # Safety
+/// The processor has `S`'s instructions; `x` points to `LEN` values.
 #[inline(always)]
-fn quantize_group(x: &[f32], q: &mut [i8]) -> f32 {
-    // Among floats without sign, larger bits are larger values, and NaN is the largest.
-    let mut peak = 0_u32;
-    for x in x {
-        peak = peak.max(x.to_bits() & 0x7fff_ffff);
-    }
-    let peak = f32::from_bits(peak);
-    // Below this, the inverse overflows; what is so small counts as nothing.
-    if peak < 1e-30 {
-        q.fill(0);
-        return 0.0;
-    }
-    let inverse = 127.0 / peak;
-    for (q, x) in q.iter_mut().zip(x) {
+unsafe fn quantize_group<S: Lanes, const LEN: usize>(x: *const f32, q: &mut Quantised) -> f32 {
+    // SAFETY: the caller's contract; there is room for 256 bytes.
+    unsafe {
+        // Among floats without sign, larger bits are larger values, and NaN is the largest.
+        let magnitude = S::splat_i(0x7fff_ffff);
+        let mut peaks = S::splat_i(0);
+        for at in (0..LEN).step_by(LANES) {
+            peaks = S::max_i(peaks, S::and_i(S::load_i(x.add(at).cast()), magnitude));
+        }
+        let peak = f32::from_bits(S::largest_i(peaks).cast_unsigned());
+        // Below this, the inverse overflows; what is so small counts as nothing.
+        if peak < 1e-30 {
+            return 0.0;
+        }
+        let inverse = S::splat_f(127.0 / peak);
         // Adding 1.5 * 2^23 leaves the integer, rounded to nearest even, in the lowest bits.
-        *q = (x * inverse + 12_582_912.0).to_bits() as i8;
+        let round = S::splat_f(12_582_912.0);
+        for at in (0..LEN).step_by(LANES) {
+            let rounded = S::add(S::mul(S::load_f(x.add(at)), inverse), round);
+            S::store_low_bytes(q.0.as_mut_ptr().add(at), S::as_i(rounded));
+        }
+        peak / 127.0
     }
-    peak / 127.0
 }

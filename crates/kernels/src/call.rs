@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::activations::{Grouping, Tiling};
-use crate::kernels::{FloatRows, Kernels, PANELS_MAX, STRETCH};
+use crate::kernels::{FloatRows, Kernels, PANELS_MAX, STRETCH, TILE_MAX};
 use crate::lanes::{LANES, prefetch_to_write};
 use crate::panel::{GROUP, panels};
 use crate::workspace::{Inputs, Scratch, TILES_MAX};
@@ -47,13 +47,22 @@ impl Inputs {
                 continue;
             }
             let writer = activations.prepare(grouping, n, cols, widest);
-            let column = |c: usize| {
-                // SAFETY: the columns were prepared for rows of `cols` values, and each is written once.
-                unsafe { (kernels.quantize)(&row(c)[..cols], writer.column(c)) };
+            let tiling = writer.tiling();
+            let tile = |tile: usize| {
+                let (start, width) = (tiling.start(tile), tiling.width(tile));
+                let mut rows = [std::ptr::null(); TILE_MAX];
+                for (c, to) in rows.iter_mut().enumerate().take(width) {
+                    *to = row(start + c)[..cols].as_ptr();
+                }
+                // SAFETY: the tiles were prepared for rows of `cols` values, and each is written once.
+                unsafe { (kernels.quantize)(&rows[..width], cols, writer.tile(tile)) };
             };
+            // A thread takes whole tiles: the columns of one share cache lines.
             match pool {
-                Some(pool) if n > 1 && n * cols >= QUANTIZE_ALONE => pool.run(n, &column),
-                _ => (0..n).for_each(column),
+                Some(pool) if tiling.tiles() > 1 && n * cols >= QUANTIZE_ALONE => {
+                    for_each_range(pool, tiling.tiles(), &|tiles, _| tiles.for_each(tile));
+                }
+                _ => (0..tiling.tiles()).for_each(tile),
             }
         }
     }
@@ -215,6 +224,10 @@ impl<'a> Call<'a> {
         let tiling = activations.tiling();
         let unpack = (self.kernels.unpack)(dtype);
         let unpacked = scratch.unpacked();
+        // Tiles are of two widths at most.
+        let widest = tiling.width(tiling.tiles() - 1);
+        let wide = (self.kernels.product32)(dtype, widest);
+        let narrow = if widest > 1 { (self.kernels.product32)(dtype, widest - 1) } else { wide };
         let groups = panels.layout.groups();
         for k in (0..cols).step_by(STRETCH) {
             let from = k / GROUP;
@@ -223,7 +236,7 @@ impl<'a> Call<'a> {
             unsafe { unpack(panels, from..groups.min(from + STRETCH / GROUP), unpacked) };
             for (index, tile) in tiles.clone().enumerate() {
                 let (column, width) = (tiling.start(tile), tiling.width(tile));
-                let product = (self.kernels.product32)(dtype, width);
+                let product = if width == widest { wide } else { narrow };
                 let totals = scratch.totals(index);
                 if last {
                     target.prefetch(range, column, width);

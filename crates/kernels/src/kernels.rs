@@ -9,7 +9,7 @@ mod tile;
 
 use std::ops::Range;
 
-use crate::activations::{Column, Tile, quantize};
+use crate::activations::{Tile, TileOut, quantize};
 use crate::lanes::{LANES, Lanes, Scalar};
 use crate::panel::Layout;
 use crate::panel::formats::{
@@ -61,7 +61,8 @@ pub(crate) struct Kernels {
     pub(crate) tile: usize,
     /// Most columns that `direct` takes at once.
     pub(crate) direct_max: usize,
-    pub(crate) quantize: unsafe fn(&[f32], Column),
+    /// Quantises the rows of a tile; see `activations::quantize`.
+    pub(crate) quantize: unsafe fn(&[*const f32], usize, TileOut),
     /// By format and columns.
     pub(crate) direct: fn(DType, usize) -> Direct,
     pub(crate) unpack: fn(DType) -> Unpack,
@@ -121,9 +122,9 @@ macro_rules! kernels_for {
             use super::*;
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn quantize_column(x: &[f32], to: Column) {
+            unsafe fn quantize_tile(rows: &[*const f32], cols: usize, to: TileOut) {
                 // SAFETY: the table's caller keeps the contract of `quantize`.
-                unsafe { quantize(x, to) }
+                unsafe { quantize::<$lanes>(rows, cols, to) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -206,7 +207,7 @@ macro_rules! kernels_for {
             pub(super) static KERNELS: Kernels = Kernels {
                 tile: <$lanes as Lanes>::TILE,
                 direct_max: <$lanes as Lanes>::DIRECT,
-                quantize: quantize_column,
+                quantize: quantize_tile,
                 direct: choose_direct,
                 unpack: choose_unpack,
                 product32: choose_product32,

@@ -70,15 +70,21 @@ pub(crate) trait Lanes: Copy + 'static {
     unsafe fn load_u8(from: *const u8) -> Self::I;
     unsafe fn load_i8(from: *const i8) -> Self::I;
     unsafe fn load_u16(from: *const u16) -> Self::I;
+    /// Writes the lowest byte of each lane, 16 bytes.
+    unsafe fn store_low_bytes(to: *mut u8, v: Self::I);
     unsafe fn and_i(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn or_i(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn max_i(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn largest_i(v: Self::I) -> i32;
     unsafe fn shr_i(v: Self::I, by: u32) -> Self::I;
     unsafe fn shl_i(v: Self::I, by: u32) -> Self::I;
 
     unsafe fn to_f(v: Self::I) -> Self::F;
     /// The same bits seen as floats.
     unsafe fn as_f(v: Self::I) -> Self::F;
+    /// The same bits seen as integers.
+    unsafe fn as_i(v: Self::F) -> Self::I;
     unsafe fn splat_f(v: f32) -> Self::F;
     unsafe fn load_f(from: *const f32) -> Self::F;
     unsafe fn store_f(to: *mut f32, v: Self::F);

@@ -12,9 +12,9 @@ use crate::lanes::{LANES, Lanes, unrolled};
 use crate::panel::CHUNK;
 use crate::panel::formats::Format;
 
-/// Columns of weights that are unpacked together: 16 KiB, and their scales, which leaves half of a first-level cache
-/// of 32 or 48 KiB to activations and sums. A whole number of groups.
-pub(crate) const STRETCH: usize = 512;
+/// Columns of weights that are unpacked together: 24 KiB, which with their scales, a tile of activations and its sums
+/// fit into a first-level cache of 32 KiB and more. A whole number of groups.
+pub(crate) const STRETCH: usize = 768;
 
 /// A stretch of 32 unpacked rows, in scratch memory.
 #[derive(Clone, Copy)]

@@ -111,10 +111,30 @@ impl Lanes for Avx2 {
                 _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(8).cast())),
             ]
         }
+        fn store_low_bytes(to: *mut u8, v: Self::I) {
+            // Bytes 0, 4, 8 and 12 of each quarter go to its front, then the quarters' fronts together.
+            let low = _mm256_setr_epi8(
+                0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+                0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+            );
+            let order = _mm256_setr_epi32(0, 4, 1, 1, 1, 1, 1, 1);
+            for (half, v) in v.into_iter().enumerate() {
+                let bytes = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(v, low), order);
+                _mm_storel_epi64(to.add(8 * half).cast(), _mm256_castsi256_si128(bytes));
+            }
+        }
         fn and_i(a: Self::I, b: Self::I) -> Self::I { Self::and_b(a, b) }
         fn or_i(a: Self::I, b: Self::I) -> Self::I { Self::or_b(a, b) }
         fn add_i(a: Self::I, b: Self::I) -> Self::I {
             [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])]
+        }
+        fn max_i(a: Self::I, b: Self::I) -> Self::I {
+            [_mm256_max_epi32(a[0], b[0]), _mm256_max_epi32(a[1], b[1])]
+        }
+        fn largest_i(v: Self::I) -> i32 {
+            let mut lanes = [0; 16];
+            Self::store_i(lanes.as_mut_ptr(), v);
+            lanes.into_iter().fold(i32::MIN, i32::max)
         }
         fn shr_i(v: Self::I, by: u32) -> Self::I {
             let by = _mm_cvtsi32_si128(by as i32);
@@ -127,6 +147,7 @@ impl Lanes for Avx2 {
 
         fn to_f(v: Self::I) -> Self::F { [_mm256_cvtepi32_ps(v[0]), _mm256_cvtepi32_ps(v[1])] }
         fn as_f(v: Self::I) -> Self::F { [_mm256_castsi256_ps(v[0]), _mm256_castsi256_ps(v[1])] }
+        fn as_i(v: Self::F) -> Self::I { [_mm256_castps_si256(v[0]), _mm256_castps_si256(v[1])] }
         fn splat_f(v: f32) -> Self::F { [_mm256_set1_ps(v); 2] }
         fn load_f(from: *const f32) -> Self::F { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
         fn store_f(to: *mut f32, v: Self::F) {

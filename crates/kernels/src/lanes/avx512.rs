@@ -66,14 +66,20 @@ impl Lanes for Avx512 {
         fn load_u8(from: *const u8) -> Self::I { _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())) }
         fn load_i8(from: *const i8) -> Self::I { _mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())) }
         fn load_u16(from: *const u16) -> Self::I { _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast())) }
+        fn store_low_bytes(to: *mut u8, v: Self::I) {
+            _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(v));
+        }
         fn and_i(a: Self::I, b: Self::I) -> Self::I { _mm512_and_si512(a, b) }
         fn or_i(a: Self::I, b: Self::I) -> Self::I { _mm512_or_si512(a, b) }
         fn add_i(a: Self::I, b: Self::I) -> Self::I { _mm512_add_epi32(a, b) }
+        fn max_i(a: Self::I, b: Self::I) -> Self::I { _mm512_max_epi32(a, b) }
+        fn largest_i(v: Self::I) -> i32 { _mm512_reduce_max_epi32(v) }
         fn shr_i(v: Self::I, by: u32) -> Self::I { _mm512_srl_epi32(v, _mm_cvtsi32_si128(by as i32)) }
         fn shl_i(v: Self::I, by: u32) -> Self::I { _mm512_sll_epi32(v, _mm_cvtsi32_si128(by as i32)) }
 
         fn to_f(v: Self::I) -> Self::F { _mm512_cvtepi32_ps(v) }
         fn as_f(v: Self::I) -> Self::F { _mm512_castsi512_ps(v) }
+        fn as_i(v: Self::F) -> Self::I { _mm512_castps_si512(v) }
         fn splat_f(v: f32) -> Self::F { _mm512_set1_ps(v) }
         fn load_f(from: *const f32) -> Self::F { _mm512_loadu_ps(from) }
         fn store_f(to: *mut f32, v: Self::F) { _mm512_storeu_ps(to, v) }

@@ -128,6 +128,11 @@ impl Lanes for Scalar {
         unsafe { from.cast::<[u16; LANES]>().read_unaligned() }.map(i32::from)
     }
     #[inline(always)]
+    unsafe fn store_low_bytes(to: *mut u8, v: Self::I) {
+        // SAFETY: the trait's caller points to 16 bytes.
+        unsafe { to.cast::<[u8; LANES]>().write(v.map(|v| v as u8)) };
+    }
+    #[inline(always)]
     unsafe fn and_i(a: Self::I, b: Self::I) -> Self::I {
         zip(a, b, |a, b| a & b)
     }
@@ -138,6 +143,14 @@ impl Lanes for Scalar {
     #[inline(always)]
     unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I {
         zip(a, b, i32::wrapping_add)
+    }
+    #[inline(always)]
+    unsafe fn max_i(a: Self::I, b: Self::I) -> Self::I {
+        zip(a, b, i32::max)
+    }
+    #[inline(always)]
+    unsafe fn largest_i(v: Self::I) -> i32 {
+        v.into_iter().fold(i32::MIN, i32::max)
     }
     #[inline(always)]
     unsafe fn shr_i(v: Self::I, by: u32) -> Self::I {
@@ -155,6 +168,10 @@ impl Lanes for Scalar {
     #[inline(always)]
     unsafe fn as_f(v: Self::I) -> Self::F {
         v.map(|v| f32::from_bits(v as u32))
+    }
+    #[inline(always)]
+    unsafe fn as_i(v: Self::F) -> Self::I {
+        v.map(|v| v.to_bits().cast_signed())
     }
     #[inline(always)]
     unsafe fn splat_f(v: f32) -> Self::F {
