@@ -3,9 +3,34 @@
 use crate::HubError;
 
 /// Tried in this order when the user names none.
-const PREFERRED: [&str; 14] = [
-    "Q4_K_M", "Q4_K_S", "Q4_0", "Q4_1", "IQ4_XS", "IQ4_NL", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "Q3_K_M",
-    "F16", "BF16", "F32",
+const PREFERRED: [&str; 27] = [
+    "Q4_K_M",
+    "Q4_K_S",
+    "Q4_0",
+    "Q4_1",
+    "IQ4_XS",
+    "IQ4_NL",
+    "MXFP4",
+    "MXFP4_MOE",
+    "Q5_K_M",
+    "Q5_K_S",
+    "Q6_K",
+    "Q8_0",
+    "Q3_K_M",
+    "IQ3_M",
+    "IQ3_S",
+    "IQ3_XS",
+    "IQ3_XXS",
+    "IQ2_M",
+    "IQ2_S",
+    "IQ2_XS",
+    "IQ2_XXS",
+    "IQ1_M",
+    "IQ1_S",
+    "TQ2_0",
+    "F16",
+    "BF16",
+    "F32",
 ];
 
 /// A model of one or more GGUF files.
@@ -136,6 +161,9 @@ mod tests {
             ("sub/DeepSeek-R1-UD-IQ1_S-00001-of-00003.gguf", Some("UD-IQ1_S")),
             ("model-f16.gguf", Some("F16")),
             ("gpt-oss-20b-MXFP4.gguf", Some("MXFP4")),
+            ("DeepSeek-R1-Distill-Qwen-7B.i1-IQ2_XXS.gguf", Some("IQ2_XXS")),
+            ("qwen2.5-7b-iq3_m.gguf", Some("IQ3_M")),
+            ("model-TQ2_0.gguf", Some("TQ2_0")),
             ("Q4_K_M/model-Q8_0-tuned.gguf", Some("Q8_0")),
             ("model.gguf", None),
             ("QwQ-32B.gguf", None),
@@ -170,6 +198,10 @@ mod tests {
         assert_eq!(pick(Some("Q2_K_XL")).unwrap(), "m-UD-Q2_K_XL.gguf");
         let error = pick(Some("Q3_K_S")).unwrap_err();
         assert_eq!(error.hint().unwrap(), "it has F16, Q4_K_M, Q8_0, UD-Q2_K_XL");
+        let small = groups(["m-IQ1_S.gguf", "m-IQ2_M.gguf", "m-F16.gguf", "m-IQ2_XXS.gguf"]);
+        let pick = |wanted| choose("hf:o/r:q", &small, wanted).map(|group| group.files[0].clone());
+        assert_eq!(pick(None).unwrap(), "m-IQ2_M.gguf");
+        assert_eq!(pick(Some("iq2_xxs")).unwrap(), "m-IQ2_XXS.gguf");
         assert_eq!(choose("hf:o/r", &groups(["only.gguf"]), None).unwrap().files, ["only.gguf"]);
     }
 }

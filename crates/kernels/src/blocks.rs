@@ -8,11 +8,14 @@ mod write;
 
 use half::f16;
 
-use crate::DType;
+use crate::{DType, codebook};
 
 /// The 16 values of `IQ4_NL` and `IQ4_XS` (`kvalues_iq4nl` in ggml).
 pub(crate) const IQ4_VALUES: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// The values of an `MXFP4` code, doubled so that they are integers: E2M1 of the OCP Microscaling Formats 1.0.
+pub(crate) const E2M1_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// One block of a row in a common form.
 pub(crate) struct Block {
@@ -35,8 +38,8 @@ pub(crate) struct Shape {
     pub(crate) group: usize,
     /// What `q` holds for the value 0.
     pub(crate) zero: u8,
-    /// Whether `q` holds indices into [`IQ4_VALUES`].
-    pub(crate) table: bool,
+    /// Where `q` holds indices, what they stand for.
+    pub(crate) table: Option<&'static [i8; 16]>,
 }
 
 impl Shape {
@@ -48,16 +51,27 @@ impl Shape {
             DType::Q6_K => (16, 32),
             DType::Q2_K => (16, 0),
             DType::Q8_0 | DType::Q8_K => (32, 128),
+            DType::IQ1_S | DType::IQ2_XXS | DType::IQ3_XXS | DType::IQ3_S => (32, 128),
+            DType::IQ1_M | DType::IQ2_XS | DType::IQ2_S => (16, 128),
+            DType::TQ2_0 => (32, 1),
             _ => (32, 0),
         };
-        Self { group, zero, table: matches!(dtype, DType::IQ4_NL | DType::IQ4_XS) }
+        let table = match dtype {
+            DType::IQ4_NL | DType::IQ4_XS => Some(&IQ4_VALUES),
+            DType::MXFP4 => Some(&E2M1_VALUES),
+            _ => None,
+        };
+        Self { group, zero, table }
     }
 }
 
 impl Shape {
     /// The integer that `q` stands for.
     pub(crate) fn value(self, q: u8) -> i16 {
-        if self.table { i16::from(IQ4_VALUES[usize::from(q)]) } else { i16::from(q) - i16::from(self.zero) }
+        match self.table {
+            Some(table) => i16::from(table[usize::from(q)]),
+            None => i16::from(q) - i16::from(self.zero),
+        }
     }
 }
 
@@ -122,6 +136,21 @@ impl Block {
                 }
             }
             DType::Q6_K => self.read_q6_k(bytes),
+            DType::IQ1_S
+            | DType::IQ1_M
+            | DType::IQ2_XXS
+            | DType::IQ2_XS
+            | DType::IQ2_S
+            | DType::IQ3_XXS
+            | DType::IQ3_S => codebook::read(dtype, bytes, self),
+            DType::MXFP4 => {
+                self.d = half_of_e8m0(bytes[0]);
+                nibbles(&bytes[1..17], &mut self.q[..32]);
+            }
+            DType::TQ2_0 => {
+                two_bits(&bytes[..64], &mut self.q);
+                self.d = half(bytes, 64);
+            }
             DType::F32 | DType::F16 | DType::BF16 | DType::F8E4M3 => {
                 unreachable!("float formats have no blocks")
             }
@@ -201,6 +230,16 @@ impl Block {
             self.min[group + 4] = s[group + 8] >> 4 | (s[group + 4] >> 6) << 4;
         }
     }
+}
+
+/// `2^(exponent - 128)`: half of the format's scale, because [`E2M1_VALUES`] are doubled. The two smallest are
+/// subnormal.
+pub(crate) fn half_of_e8m0(exponent: u8) -> f32 {
+    let bits = match exponent {
+        0 | 1 => 0x0020_0000 << exponent,
+        _ => u32::from(exponent - 1) << 23,
+    };
+    f32::from_bits(bits)
 }
 
 fn half(bytes: &[u8], at: usize) -> f32 {

@@ -44,11 +44,29 @@ pub enum DType {
     IQ4_NL,
     /// 4-bit indices into a table of 16 values, 6-bit scales per 32 under an f16 one per 256.
     IQ4_XS,
+    /// 11-bit indices of eight values of -1, 0 or 1, shifted by an eighth; 3-bit scales per 32 under an f16 one per 256.
+    IQ1_S,
+    /// As `IQ1_S`, with a shift for each eight values and a scale per 16.
+    IQ1_M,
+    /// 8-bit indices of eight magnitudes and 7 bits for their signs; 4-bit scales per 32 under an f16 one per 256.
+    IQ2_XXS,
+    /// 9-bit indices of eight magnitudes and 7 bits for their signs; 4-bit scales per 16 under an f16 one per 256.
+    IQ2_XS,
+    /// 10-bit indices of eight magnitudes and their signs; 4-bit scales per 16 under an f16 one per 256.
+    IQ2_S,
+    /// 8-bit indices of four magnitudes, 7 bits for eight signs; 4-bit scales per 32 under an f16 one per 256.
+    IQ3_XXS,
+    /// 9-bit indices of four magnitudes and their signs; 4-bit scales per 32 under an f16 one per 256.
+    IQ3_S,
+    /// 4-bit floats of 2 exponent and 1 mantissa bits, one power of two per 32.
+    MXFP4,
+    /// -1, 0 or 1 in 2 bits, one f16 scale per 256.
+    TQ2_0,
 }
 
 impl DType {
     /// Every format, in the order of the enumeration.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 26] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -66,6 +84,15 @@ impl DType {
         Self::Q8_K,
         Self::IQ4_NL,
         Self::IQ4_XS,
+        Self::IQ1_S,
+        Self::IQ1_M,
+        Self::IQ2_XXS,
+        Self::IQ2_XS,
+        Self::IQ2_S,
+        Self::IQ3_XXS,
+        Self::IQ3_S,
+        Self::MXFP4,
+        Self::TQ2_0,
     ];
 
     /// The name that GGUF tools print, such as `Q4_K`.
@@ -89,6 +116,15 @@ impl DType {
             Self::Q8_K => "Q8_K",
             Self::IQ4_NL => "IQ4_NL",
             Self::IQ4_XS => "IQ4_XS",
+            Self::IQ1_S => "IQ1_S",
+            Self::IQ1_M => "IQ1_M",
+            Self::IQ2_XXS => "IQ2_XXS",
+            Self::IQ2_XS => "IQ2_XS",
+            Self::IQ2_S => "IQ2_S",
+            Self::IQ3_XXS => "IQ3_XXS",
+            Self::IQ3_S => "IQ3_S",
+            Self::MXFP4 => "MXFP4",
+            Self::TQ2_0 => "TQ2_0",
         }
     }
 
@@ -97,8 +133,8 @@ impl DType {
     pub fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 | Self::F8E4M3 => 1,
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::IQ4_NL => 32,
-            Self::Q2_K | Self::Q3_K | Self::Q4_K | Self::Q5_K | Self::Q6_K | Self::Q8_K | Self::IQ4_XS => 256,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::IQ4_NL | Self::MXFP4 => 32,
+            _ => 256,
         }
     }
 
@@ -121,6 +157,14 @@ impl DType {
             Self::Q6_K => 210,
             Self::Q8_K => 292,
             Self::IQ4_XS => 136,
+            Self::IQ1_S => 50,
+            Self::IQ1_M => 56,
+            Self::IQ2_XXS | Self::TQ2_0 => 66,
+            Self::IQ2_XS => 74,
+            Self::IQ2_S => 82,
+            Self::IQ3_XXS => 98,
+            Self::IQ3_S => 110,
+            Self::MXFP4 => 17,
         }
     }
 
@@ -158,9 +202,32 @@ impl DType {
             Self::Q8_K => 15,
             Self::IQ4_NL => 20,
             Self::IQ4_XS => 23,
+            Self::IQ1_S => 19,
+            Self::IQ1_M => 29,
+            Self::IQ2_XXS => 16,
+            Self::IQ2_XS => 17,
+            Self::IQ2_S => 22,
+            Self::IQ3_XXS => 18,
+            Self::IQ3_S => 21,
+            Self::MXFP4 => 39,
+            Self::TQ2_0 => 35,
             Self::BF16 => 30,
             Self::F8E4M3 => return None,
         })
+    }
+
+    /// Whether values are looked up in a codebook, four or eight at a time.
+    pub(crate) fn has_codebook(self) -> bool {
+        matches!(
+            self,
+            Self::IQ1_S
+                | Self::IQ1_M
+                | Self::IQ2_XXS
+                | Self::IQ2_XS
+                | Self::IQ2_S
+                | Self::IQ3_XXS
+                | Self::IQ3_S
+        )
     }
 
     /// Whether values are floats, one to a block.

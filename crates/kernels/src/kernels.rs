@@ -12,10 +12,11 @@ use std::ops::Range;
 use crate::activations::{Tile, TileOut, quantize};
 use crate::lanes::{LANES, Lanes, Scalar};
 use crate::panel::Layout;
+use crate::panel::codebook_formats::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Mxfp4, Tq2};
 use crate::panel::formats::{
     Format, Iq4Nl, Iq4Xs, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q8K,
 };
-use crate::{DType, Isa};
+use crate::{DType, Isa, cpu_features};
 
 pub(crate) use floats::F8_BLOCK;
 pub(crate) use tile::{STRETCH, UNPACKED, Unpacked};
@@ -56,6 +57,7 @@ pub(crate) type Product32 = unsafe fn(Unpacked, usize, Tile, *mut f32, bool);
 pub(crate) type FloatProduct = unsafe fn(Panels, FloatRows, &mut Sums);
 
 /// The loops for one instruction set. All of them need its instructions, which is what makes them unsafe.
+#[derive(Clone, Copy)]
 pub(crate) struct Kernels {
     /// Widest tile of the general product.
     pub(crate) tile: usize,
@@ -80,11 +82,35 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &avx2::KERNELS,
             #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if cpu_features().avx512_vbmi => &avx512_vbmi::KERNELS,
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => &avx512::KERNELS,
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx2 | Isa::Avx512 => &scalar::KERNELS,
         }
     }
+}
+
+/// A function for one of the formats with codebooks.
+macro_rules! by_codebook {
+    ($dtype:expr, $format:ident => $function:expr) => {{
+        macro_rules! arm {
+            ($kind:ty) => {{
+                type $format = $kind;
+                $function
+            }};
+        }
+        match $dtype {
+            DType::IQ1_S => arm!(Iq1S),
+            DType::IQ1_M => arm!(Iq1M),
+            DType::IQ2_XXS => arm!(Iq2Xxs),
+            DType::IQ2_XS => arm!(Iq2Xs),
+            DType::IQ2_S => arm!(Iq2S),
+            DType::IQ3_XXS => arm!(Iq3Xxs),
+            DType::IQ3_S => arm!(Iq3S),
+            _ => unreachable!("asked for formats with codebooks only"),
+        }
+    }};
 }
 
 /// A function for the format, `$name::<Format>`, or with a width too.
@@ -110,9 +136,40 @@ macro_rules! by_format {
             DType::Q8_K => arm!(Q8K),
             DType::IQ4_NL => arm!(Iq4Nl),
             DType::IQ4_XS => arm!(Iq4Xs),
+            DType::MXFP4 => arm!(Mxfp4),
+            DType::TQ2_0 => arm!(Tq2),
             DType::F32 | DType::F16 | DType::BF16 | DType::F8E4M3 => unreachable!("floats are not unpacked"),
+            other => by_codebook!(other, $format => $function),
         }
     }};
+}
+
+/// The kernels that depend on the format, and their choice.
+macro_rules! kernels_of_formats {
+    ($lanes:ty, $by_format:ident, [$($features:literal)?], [$($direct_width:literal)*]) => {
+        $(#[target_feature(enable = $features)])?
+        unsafe fn direct<F: Format, const N: usize>(panels: Panels, tile: Tile, sums: &mut Sums) {
+            // SAFETY: the features are those of the lanes; the pointers are the table's caller's to vouch for.
+            unsafe { direct::product::<$lanes, F, N>(panels, tile, sums) }
+        }
+
+        $(#[target_feature(enable = $features)])?
+        unsafe fn unpack<F: Format>(panels: Panels, range: Range<usize>, to: Unpacked) {
+            // SAFETY: as above.
+            unsafe { tile::unpack::<$lanes, F>(panels, range, to) }
+        }
+
+        fn choose_direct(dtype: DType, width: usize) -> Direct {
+            $by_format!(dtype, Chosen => match width {
+                $($direct_width => direct::<Chosen, $direct_width>,)*
+                _ => unreachable!("a width that tiles do not have"),
+            })
+        }
+
+        fn choose_unpack(dtype: DType) -> Unpack {
+            $by_format!(dtype, Chosen => unpack::<Chosen>)
+        }
+    };
 }
 
 /// The kernels of one instruction set, in a module of its own.
@@ -127,17 +184,7 @@ macro_rules! kernels_for {
                 unsafe { quantize::<$lanes>(rows, cols, to) }
             }
 
-            $(#[target_feature(enable = $features)])?
-            unsafe fn direct<F: Format, const N: usize>(panels: Panels, tile: Tile, sums: &mut Sums) {
-                // SAFETY: the features are those of the lanes; the pointers are the table's caller's to vouch for.
-                unsafe { direct::product::<$lanes, F, N>(panels, tile, sums) }
-            }
-
-            $(#[target_feature(enable = $features)])?
-            unsafe fn unpack<F: Format>(panels: Panels, range: Range<usize>, to: Unpacked) {
-                // SAFETY: as above.
-                unsafe { tile::unpack::<$lanes, F>(panels, range, to) }
-            }
+            kernels_of_formats!($lanes, by_format, [$($features)?], [$($direct_width)*]);
 
             $(#[target_feature(enable = $features)])?
             unsafe fn product32<const SUPER: bool, const SIXTEENS: bool, const MIN: bool, const N: usize>(
@@ -155,17 +202,6 @@ macro_rules! kernels_for {
             unsafe fn float<V: floats::Values, const P: usize, const N: usize>(w: Panels, x: FloatRows, sums: &mut Sums) {
                 // SAFETY: as above.
                 unsafe { floats::product::<$lanes, V, P, N>(w, x, sums) }
-            }
-
-            fn choose_direct(dtype: DType, width: usize) -> Direct {
-                by_format!(dtype, Chosen => match width {
-                    $($direct_width => direct::<Chosen, $direct_width>,)*
-                    _ => unreachable!("a width that tiles do not have"),
-                })
-            }
-
-            fn choose_unpack(dtype: DType) -> Unpack {
-                by_format!(dtype, Chosen => unpack::<Chosen>)
             }
 
             fn choose_product32(dtype: DType, width: usize) -> Product32 {
@@ -228,3 +264,31 @@ kernels_for!(
     [1 2 3 4 5 6 7 8],
     [1 x 1 2 x 2 3 x 2 4 x 2 5 x 2 6 x 2]
 );
+
+/// AVX-512 with VBMI, which only the codebooks gain by.
+#[cfg(target_arch = "x86_64")]
+mod avx512_vbmi {
+    use super::*;
+
+    kernels_of_formats!(
+        crate::lanes::Avx512Vbmi,
+        by_codebook,
+        ["avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi"],
+        [1 2 3 4 5 6 7 8]
+    );
+
+    fn choose_direct_of_all(dtype: DType, width: usize) -> Direct {
+        if dtype.has_codebook() {
+            choose_direct(dtype, width)
+        } else {
+            (avx512::KERNELS.direct)(dtype, width)
+        }
+    }
+
+    fn choose_unpack_of_all(dtype: DType) -> Unpack {
+        if dtype.has_codebook() { choose_unpack(dtype) } else { (avx512::KERNELS.unpack)(dtype) }
+    }
+
+    pub(super) static KERNELS: Kernels =
+        Kernels { direct: choose_direct_of_all, unpack: choose_unpack_of_all, ..avx512::KERNELS };
+}

@@ -9,16 +9,43 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod codebook;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod vbmi;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use avx512::Avx512;
+pub(crate) use avx512::{Avx512, Avx512Vbmi};
 pub(crate) use scalar::Scalar;
+
+use crate::codebook::{Octets, Quads};
 
 /// Rows that are computed side by side.
 pub(crate) const LANES: usize = 16;
+
+/// An array of eight, each element written out: closures and iterators are not sure to be compiled with the
+/// instructions of the function that they end up in.
+macro_rules! unrolled {
+    ($s:ident => $each:expr) => {
+        [
+            unrolled!(@one 0, $s, $each),
+            unrolled!(@one 1, $s, $each),
+            unrolled!(@one 2, $s, $each),
+            unrolled!(@one 3, $s, $each),
+            unrolled!(@one 4, $s, $each),
+            unrolled!(@one 5, $s, $each),
+            unrolled!(@one 6, $s, $each),
+            unrolled!(@one 7, $s, $each),
+        ]
+    };
+    (@one $value:literal, $s:ident, $each:expr) => {{
+        let $s: usize = $value;
+        $each
+    }};
+}
+pub(crate) use unrolled;
 
 /// Vector operations of one instruction set.
 ///
@@ -99,6 +126,55 @@ pub(crate) trait Lanes: Copy + 'static {
     /// `c - a * b`, rounded once.
     unsafe fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
 
+    /// The same bits seen as bytes.
+    #[inline(always)]
+    unsafe fn as_b(v: Self::I) -> Self::B {
+        let mut lanes = [0; LANES];
+        // SAFETY: the array has room for a vector.
+        unsafe {
+            Self::store_i(lanes.as_mut_ptr(), v);
+            Self::load_b(lanes.as_ptr().cast())
+        }
+    }
+    /// The lowest 8 bits of each lane, those from bit `STEP` on, from twice that and from three times that, as the
+    /// lane's four bytes. Of each, bits from `STEP` on are for the caller to mask.
+    #[inline(always)]
+    unsafe fn fields<const STEP: u32>(v: Self::I) -> Self::B {
+        // SAFETY: the caller's contract.
+        unsafe { codebook::fields::<Self, STEP>(v) }
+    }
+    /// Eight signs for the lowest seven bits of each byte, as in [`crate::codebook::SIGNS`].
+    #[inline(always)]
+    unsafe fn even_signs(seven: Self::B) -> Self::B {
+        // SAFETY: the caller's contract.
+        unsafe { codebook::even_signs::<Self>(seven) }
+    }
+    /// Looks up a codebook's entries of eight values, plus 128: byte `k` of each lane gives an entry's index in its
+    /// part of the codebook, the part, and the signs, for columns `8k` to `8k + 7`. Vector `s` of the result holds
+    /// columns `4s` to `4s + 3`.
+    #[inline(always)]
+    unsafe fn octets<const N: usize>(
+        grid: &Octets<N>,
+        index: Self::B,
+        part: Self::B,
+        signs: Self::B,
+    ) -> [Self::B; 8] {
+        // SAFETY: the caller's contract.
+        unsafe { codebook::octets::<Self, N>(grid, index, part, signs) }
+    }
+    /// As [`Lanes::octets`] with two entries of four values: those of the lower four columns of each eight, and
+    /// those of the upper.
+    #[inline(always)]
+    unsafe fn quads<const N: usize>(
+        grid: &Quads<N>,
+        index: [Self::B; 2],
+        part: [Self::B; 2],
+        signs: Self::B,
+    ) -> [Self::B; 8] {
+        // SAFETY: the caller's contract.
+        unsafe { codebook::quads::<Self, N>(grid, index, part, signs) }
+    }
+
     /// Asks for a cache line, at any address, that is going to be read once.
     unsafe fn prefetch(from: *const u8);
 }
@@ -114,25 +190,3 @@ pub(crate) fn prefetch_to_write(to: *const f32) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = to;
 }
-
-/// An array of eight, each element written out: closures and iterators are not sure to be compiled with the
-/// instructions of the function that they end up in.
-macro_rules! unrolled {
-    ($s:ident => $each:expr) => {
-        [
-            unrolled!(@one 0, $s, $each),
-            unrolled!(@one 1, $s, $each),
-            unrolled!(@one 2, $s, $each),
-            unrolled!(@one 3, $s, $each),
-            unrolled!(@one 4, $s, $each),
-            unrolled!(@one 5, $s, $each),
-            unrolled!(@one 6, $s, $each),
-            unrolled!(@one 7, $s, $each),
-        ]
-    };
-    (@one $value:literal, $s:ident, $each:expr) => {{
-        let $s: usize = $value;
-        $each
-    }};
-}
-pub(crate) use unrolled;

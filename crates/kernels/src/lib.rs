@@ -10,7 +10,6 @@ mod blocks;
 mod buffer;
 mod call;
 pub mod ceilings;
-#[cfg(test)]
 mod codebook;
 mod dequantize;
 mod dispatch;

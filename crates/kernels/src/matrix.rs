@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::{bf16, f16};
 
@@ -31,7 +32,8 @@ impl Matrix {
     ///
     /// # Errors
     /// When the shape is empty or overflows, a row is not a whole number of blocks, `data` has the wrong
-    /// length, or there is not enough memory. `F8E4M3` needs [`Matrix::pack_f8`].
+    /// length, a block's scale is not a finite number, or there is not enough memory. `F8E4M3` needs
+    /// [`Matrix::pack_f8`].
     pub fn pack(
         dtype: DType,
         rows: usize,
@@ -92,6 +94,7 @@ impl Matrix {
         let bytes = layout.stride.checked_mul(panels(rows)).ok_or(bad_shape)?;
         let mut packed = PageBuffer::zeroed(bytes).ok_or(KernelError::OutOfMemory { bytes })?;
         let to = PanelsOut { start: packed.as_mut_ptr(), stride: layout.stride };
+        let bad_row = AtomicUsize::new(rows);
         pool.run(panels(rows), &|panel| {
             // SAFETY: each task takes another panel of the buffer, which outlives the region.
             let out = unsafe { to.panel(panel) };
@@ -101,9 +104,17 @@ impl Matrix {
                 1 => pack_floats::<1>(cols, source, out),
                 2 => pack_floats::<2>(cols, source, out),
                 4 => pack_floats::<4>(cols, source, out),
-                _ => pack_quants(dtype, layout, cols, source, out),
+                _ => {
+                    if let Err(row) = pack_quants(dtype, layout, cols, source, out) {
+                        bad_row.fetch_min(panel * LANES + row, Ordering::Relaxed);
+                    }
+                }
             }
         });
+        let row = bad_row.into_inner();
+        if row < rows {
+            return Err(KernelError::NotFinite { dtype, row });
+        }
         Ok(Self { dtype, rows, cols, layout, data: packed, scales })
     }
 

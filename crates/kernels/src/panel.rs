@@ -3,7 +3,7 @@
 //! A panel of a quantised format is a run of *groups* of 256 columns (the last may have fewer): the *heads* of the
 //! group's blocks, which are scales and minima in their compact form, and from the next cache line on the
 //! *quants*. Everything is read once, from front to back. Each chunk of quants holds 32 columns of the 16 rows in
-//! planes:
+//! planes (`codebook_pack` has those of the codebook formats, whose quants follow without a gap):
 //!
 //! - a nibble plane, 4 vectors of 64 bytes: byte `4 * row + i` of vector `v` holds columns `8v + i` (low nibble)
 //!   and `8v + 4 + i` (high nibble);
@@ -14,6 +14,8 @@
 //! No bit is added to those of the file, save for rows that fill up the last panel. A panel of floats holds the
 //! 16 rows' values of one column, then of the next.
 
+pub(crate) mod codebook_formats;
+mod codebook_pack;
 pub(crate) mod formats;
 mod pack;
 mod row;
@@ -39,6 +41,8 @@ pub(crate) struct Layout {
     group_blocks: usize,
     /// Bytes of scales and minima of a block, for 16 rows.
     pub(crate) head_bytes: usize,
+    /// The quants of a group begin at a multiple of this.
+    alignment: usize,
     /// Bytes of quants of a chunk, for 16 rows; of a column for float formats.
     pub(crate) quant_bytes: usize,
     /// Bytes from one group to the next.
@@ -79,7 +83,17 @@ impl Layout {
             DType::Q6_K => (288, 384),
             DType::Q8_K => (64, 512),
             DType::IQ4_XS => (128, 256),
+            DType::IQ1_S => (32, 96),
+            DType::IQ1_M => (128, 96),
+            DType::IQ2_XXS | DType::TQ2_0 => (32, 128),
+            DType::IQ2_XS => (160, 128),
+            DType::IQ2_S => (160, 144),
+            DType::IQ3_XXS => (32, 192),
+            DType::IQ3_S => (96, 208),
+            DType::MXFP4 => (16, 256),
         };
+        // Gaps of half a cache line would take more than a 30th of these; the vectors that cross lines cost less.
+        let alignment = if dtype.has_codebook() || dtype == DType::TQ2_0 { 1 } else { 64 };
         let blocks = cols / dtype.block_len();
         if dtype.is_float() {
             let stride = blocks.checked_mul(quant_bytes)?.checked_next_multiple_of(64)?;
@@ -87,18 +101,20 @@ impl Layout {
                 blocks,
                 group_blocks: blocks,
                 head_bytes,
+                alignment,
                 quant_bytes,
                 group_bytes: 0,
                 stride,
             });
         }
         let group_blocks = GROUP / dtype.block_len();
-        let group_bytes = (group_blocks * head_bytes).next_multiple_of(64) + GROUP / CHUNK * quant_bytes;
+        let group_bytes =
+            (group_blocks * head_bytes).next_multiple_of(alignment) + GROUP / CHUNK * quant_bytes;
         let groups = (blocks / group_blocks).checked_mul(group_bytes)?;
         let rest = blocks % group_blocks;
-        let rest = (rest * head_bytes).next_multiple_of(64) + rest * quant_bytes;
+        let rest = (rest * head_bytes).next_multiple_of(alignment) + rest * quant_bytes;
         let stride = groups.checked_add(rest)?.checked_next_multiple_of(64)?;
-        Some(Self { blocks, group_blocks, head_bytes, quant_bytes, group_bytes, stride })
+        Some(Self { blocks, group_blocks, head_bytes, alignment, quant_bytes, group_bytes, stride })
     }
 
     /// Groups of a row.
@@ -113,7 +129,7 @@ impl Layout {
         let first = index * self.group_blocks;
         let count = self.group_blocks.min(self.blocks - first);
         let heads_at = index * self.group_bytes;
-        let quants_at = heads_at + (count * self.head_bytes).next_multiple_of(64);
+        let quants_at = heads_at + (count * self.head_bytes).next_multiple_of(self.alignment);
         Group { first, count, heads_at, quants_at }
     }
 

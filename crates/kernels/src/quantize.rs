@@ -12,7 +12,7 @@ use crate::{DType, KernelError};
 /// Stores `x` as `dtype` in `out`. `F8E4M3` values are stored without block scales and saturate at 448.
 ///
 /// # Errors
-/// When `x` is not a whole number of blocks or `out` has the wrong length.
+/// When `x` is not a whole number of blocks, `out` has the wrong length, or the format can only be read.
 pub fn quantize_row(dtype: DType, x: &[f32], out: &mut [u8]) -> Result<(), KernelError> {
     let needed = dtype.row_bytes(x.len()).ok_or(KernelError::PartialBlock { dtype, cols: x.len() })?;
     if out.len() != needed {
@@ -23,6 +23,8 @@ pub fn quantize_row(dtype: DType, x: &[f32], out: &mut [u8]) -> Result<(), Kerne
         DType::F16 => each(x, out, |x| f16::from_f32(x).to_le_bytes()),
         DType::BF16 => each(x, out, |x| bf16::from_f32(x).to_le_bytes()),
         DType::F8E4M3 => each(x, out, |x| [f32_to_f8e4m3(x)]),
+        DType::MXFP4 | DType::TQ2_0 => return Err(KernelError::NoQuantiser { dtype }),
+        _ if dtype.has_codebook() => return Err(KernelError::NoQuantiser { dtype }),
         _ => {
             let blocks = x.chunks_exact(dtype.block_len()).zip(out.chunks_exact_mut(dtype.block_bytes()));
             for (x, out) in blocks {

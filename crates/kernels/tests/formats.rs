@@ -28,8 +28,11 @@ fn records(mut file: &[u8]) -> Vec<Record<'_>> {
 
 #[test]
 fn dequantising_equals_ggml_bit_for_bit() {
-    let records = records(include_bytes!("fixtures/dequantize.bin"));
+    let mut records = records(include_bytes!("fixtures/dequantize.bin"));
     assert_eq!(records.len(), 14);
+    // Of these: random blocks, and blocks whose bits are all zeros, all ones or neither.
+    records.extend(self::records(include_bytes!("fixtures/dequantize_tables.bin")));
+    assert_eq!(records.len(), 14 + 9);
     for record in records {
         let mut out = vec![f32::NAN; record.values.len()];
         dequantize_row(record.dtype, record.bytes, &mut out).unwrap();
@@ -105,5 +108,6 @@ fn bad_sizes_are_errors() {
     assert!(dequantize_row(DType::Q4_K, &[0; 143], &mut [0.0; 256]).is_err());
     assert!(quantize_row(DType::Q4_0, &[0.0; 33], &mut [0; 18]).is_err());
     assert!(quantize_row(DType::Q4_0, &[0.0; 32], &mut [0; 17]).is_err());
+    assert!(quantize_row(DType::IQ2_XXS, &[0.0; 256], &mut [0; 66]).is_err(), "it can only be read");
     assert!(quantize_row(DType::F8E4M3, &[0.0; 32], &mut [0; 32]).is_ok());
 }

@@ -66,6 +66,7 @@ impl Block {
             DType::F32 | DType::F16 | DType::BF16 | DType::F8E4M3 => {
                 unreachable!("float formats have no blocks")
             }
+            _ => unreachable!("nothing quantises to {dtype}"),
         }
     }
 

@@ -1,6 +1,6 @@
 use super::*;
-use crate::matmul::tests::Random;
-use crate::{cpu_features, gated_mlp, quantize_row};
+use crate::matmul::tests::{Random, weights};
+use crate::{cpu_features, gated_mlp};
 
 fn stack(
     dtype: DType,
@@ -10,9 +10,7 @@ fn stack(
     random: &mut Random,
     pool: &Pool,
 ) -> ExpertStack {
-    let values = random.vec(count * rows * cols);
-    let mut bytes = vec![0; dtype.row_bytes(cols).unwrap() * count * rows];
-    quantize_row(dtype, &values, &mut bytes).unwrap();
+    let bytes = weights(dtype, count * rows, cols, random, false);
     ExpertStack::pack(dtype, count, rows, cols, &bytes, pool).unwrap()
 }
 
@@ -21,9 +19,13 @@ fn a_mixture_is_the_weighted_sum_of_its_experts_whatever_the_batch() {
     let pool = Pool::new(2);
     let mut random = Random(21);
     let (count, cols, width, per_row, n) = (9, 256, 512, 3, 40);
-    for (first, second) in
-        [(DType::Q4_K, DType::Q6_K), (DType::BF16, DType::BF16), (DType::Q8_0, DType::Q5_1)]
-    {
+    for (first, second) in [
+        (DType::Q4_K, DType::Q6_K),
+        (DType::BF16, DType::BF16),
+        (DType::Q8_0, DType::Q5_1),
+        (DType::IQ1_S, DType::IQ2_XXS),
+        (DType::MXFP4, DType::IQ3_S),
+    ] {
         let gate = stack(first, count, width, cols, &mut random, &pool);
         let up = stack(first, count, width, cols, &mut random, &pool);
         let down = stack(second, count, 70, width, &mut random, &pool);

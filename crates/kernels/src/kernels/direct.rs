@@ -90,7 +90,7 @@ unsafe fn dot<S: Lanes, F: Format, const N: usize>(
 unsafe fn unpack<S: Lanes, F: Format>(q: *const u8) -> [S::B; 8] {
     // SAFETY: `q` points to a chunk; what is asked for ahead may be at any address.
     unsafe {
-        for line in 0..F::CHUNK_BYTES / 64 {
+        for line in 0..F::CHUNK_BYTES.div_ceil(64) {
             S::prefetch(q.wrapping_add(AHEAD + 64 * line));
         }
         let w = F::unpack::<S>(q);

@@ -75,7 +75,7 @@ pub(super) unsafe fn unpack<S: Lanes, F: Format>(panels: Panels, range: Range<us
                 let at = group.first - first;
                 for chunk in 0..group.count * chunks {
                     let q = panels.start[half].add(group.quants_at + chunk * F::CHUNK_BYTES);
-                    for line in 0..F::CHUNK_BYTES / 64 {
+                    for line in 0..F::CHUNK_BYTES.div_ceil(64) {
                         S::prefetch(q.wrapping_add(AHEAD + 64 * line));
                     }
                     let w = F::unpack::<S>(q);

@@ -2,11 +2,17 @@
 
 use std::arch::x86_64::*;
 
-use super::Lanes;
+use super::{Lanes, codebook, vbmi};
+use crate::codebook::{Octets, Quads};
 
-/// AVX-512 F, BW, VL, DQ and VNNI.
+/// AVX-512 F, BW, VL, DQ and VNNI; with or without VBMI.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512;
+pub(crate) struct Avx512With<const VBMI: bool>;
+
+/// Without VBMI.
+pub(crate) type Avx512 = Avx512With<false>;
+/// With VBMI.
+pub(crate) type Avx512Vbmi = Avx512With<true>;
 
 /// Methods whose bodies call intrinsics.
 macro_rules! intrinsics {
@@ -19,7 +25,7 @@ macro_rules! intrinsics {
     };
 }
 
-impl Lanes for Avx512 {
+impl<const VBMI: bool> Lanes for Avx512With<VBMI> {
     type B = __m512i;
     type I = __m512i;
     type F = __m512;
@@ -33,6 +39,53 @@ impl Lanes for Avx512 {
     #[inline(always)]
     unsafe fn centre(v: Self::B, _zero: u8) -> Self::B {
         v
+    }
+
+    #[inline(always)]
+    unsafe fn as_b(v: Self::I) -> Self::B {
+        v
+    }
+    #[inline(always)]
+    unsafe fn fields<const STEP: u32>(v: Self::I) -> Self::B {
+        // SAFETY: the trait's caller vouches for the instructions.
+        unsafe { if VBMI { vbmi::fields::<STEP>(v) } else { codebook::fields::<Self, STEP>(v) } }
+    }
+    #[inline(always)]
+    unsafe fn even_signs(seven: Self::B) -> Self::B {
+        // SAFETY: as above.
+        unsafe { if VBMI { vbmi::even_signs(seven) } else { codebook::even_signs::<Self>(seven) } }
+    }
+    #[inline(always)]
+    unsafe fn octets<const N: usize>(
+        grid: &Octets<N>,
+        index: Self::B,
+        part: Self::B,
+        signs: Self::B,
+    ) -> [Self::B; 8] {
+        // SAFETY: as above.
+        unsafe {
+            if VBMI {
+                vbmi::octets(grid, index, part, signs)
+            } else {
+                codebook::octets::<Self, N>(grid, index, part, signs)
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn quads<const N: usize>(
+        grid: &Quads<N>,
+        index: [Self::B; 2],
+        part: [Self::B; 2],
+        signs: Self::B,
+    ) -> [Self::B; 8] {
+        // SAFETY: as above.
+        unsafe {
+            if VBMI {
+                vbmi::quads(grid, index, part, signs)
+            } else {
+                codebook::quads::<Self, N>(grid, index, part, signs)
+            }
+        }
     }
 
     intrinsics! {

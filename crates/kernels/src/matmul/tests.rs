@@ -29,33 +29,63 @@ fn isas() -> Vec<Isa> {
         .collect()
 }
 
-/// Rows in the file's form; adversarial ones are random bytes with scales that are finite.
-fn weights(dtype: DType, rows: usize, cols: usize, random: &mut Random, adversarial: bool) -> Vec<u8> {
-    let mut bytes = vec![0; dtype.row_bytes(cols).unwrap() * rows];
-    if !adversarial || dtype.is_float() {
-        let values = random.vec(rows * cols);
-        quantize_row(dtype, &values, &mut bytes).unwrap();
-        return bytes;
-    }
-    bytes.iter_mut().for_each(|byte| *byte = random.next() as u8);
-    let halves: &[usize] = match dtype {
+/// Puts a half where a block has its scale, and its minimum if it has one; `MXFP4` takes the exponent alone.
+fn set_scales(dtype: DType, block: &mut [u8], half: u16) {
+    let places: &[usize] = match dtype {
         DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => &[0, 2],
         DType::Q2_K => &[80, 82],
         DType::Q3_K => &[108],
         DType::Q6_K => &[208],
+        DType::TQ2_0 => &[64],
+        DType::MXFP4 => {
+            block[0] = (half >> 8) as u8 & 0xfe;
+            return;
+        }
+        DType::IQ1_M => {
+            for word in 0..4 {
+                let byte = &mut block[49 + 2 * word];
+                *byte = *byte & 15 | ((half >> (4 * word)) as u8) << 4;
+            }
+            return;
+        }
         _ => &[0],
     };
+    for at in places {
+        block[*at..*at + 2].copy_from_slice(&half.to_le_bytes());
+    }
+}
+
+/// Rows in the file's form; adversarial ones are random bytes with scales that are finite.
+pub(crate) fn weights(
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+    random: &mut Random,
+    adversarial: bool,
+) -> Vec<u8> {
+    let mut bytes = vec![0; dtype.row_bytes(cols).unwrap() * rows];
+    if !adversarial || dtype.is_float() {
+        let values = random.vec(rows * cols);
+        match quantize_row(dtype, &values, &mut bytes) {
+            Ok(()) => return bytes,
+            Err(error) => assert_eq!(error, KernelError::NoQuantiser { dtype }),
+        }
+    }
+    bytes.iter_mut().for_each(|byte| *byte = random.next() as u8);
     let extremes = [0x7bff_u16, 0xfbff, 0x0001, 0x8001, 0x0000, 0x3c00, 0x2e66];
     for (index, block) in bytes.chunks_exact_mut(dtype.block_bytes()).enumerate() {
+        if !adversarial {
+            // About 0.01; exponents from 122 to 124 for MXFP4.
+            let half = if dtype == DType::MXFP4 { 0x7a00 + (random.next() as u16 & 0x300) } else { 0x2100 };
+            set_scales(dtype, block, half | random.next() as u16 & 0x00ff);
+            continue;
+        }
         match index % 3 {
             0 => block.fill(0xff),
             1 => block.fill(0x80),
             _ => {}
         }
-        for at in halves {
-            let half = extremes[random.next() as usize % extremes.len()];
-            block[*at..*at + 2].copy_from_slice(&half.to_le_bytes());
-        }
+        set_scales(dtype, block, extremes[random.next() as usize % extremes.len()]);
         if dtype == DType::Q8_K {
             block[..4].copy_from_slice(&random.normal().to_le_bytes());
         }
@@ -215,7 +245,7 @@ fn a_gated_block_is_its_three_products() {
     let pool = Pool::new(2);
     let mut random = Random(13);
     let (cols, width) = (256, 512);
-    for dtype in [DType::F32, DType::Q4_K, DType::Q8_0] {
+    for dtype in [DType::F32, DType::Q4_K, DType::Q8_0, DType::IQ2_XS, DType::MXFP4] {
         let mut matrix =
             |rows, cols| pack(dtype, rows, cols, &weights(dtype, rows, cols, &mut random, false), &pool);
         let (gate, up, down) = (matrix(width, cols), matrix(width, cols), matrix(40, width));
@@ -271,6 +301,21 @@ fn damaged_weights_are_errors() {
         Matrix::pack(DType::Q4_K, 1, 256, &[0; 143], &pool),
         Err(KernelError::WrongLength { .. })
     ));
+    for dtype in DType::ALL.into_iter().filter(|dtype| !dtype.is_float() && *dtype != DType::Q8_K) {
+        let cols = dtype.block_len();
+        let mut bytes = weights(dtype, 20, cols, &mut Random(17), true);
+        assert!(Matrix::pack(dtype, 20, cols, &bytes, &pool).is_ok());
+        assert!(Matrix::pack(dtype, 20, cols, &bytes[1..], &pool).is_err());
+        for (half, row) in [(0x7c00, 19), (0xfe01, 17)] {
+            let block = &mut bytes[row * dtype.block_bytes()..][..dtype.block_bytes()];
+            set_scales(dtype, block, half);
+            if dtype == DType::MXFP4 {
+                block[0] = 255;
+            }
+            let error = Matrix::pack(dtype, 20, cols, &bytes, &pool).map(|_| ());
+            assert_eq!(error, Err(KernelError::NotFinite { dtype, row }));
+        }
+    }
     let overflow = Matrix::pack(DType::F32, usize::MAX / 2, 1 << 20, &[], &pool);
     assert!(matches!(overflow, Err(KernelError::BadShape { .. })));
     assert!(matches!(Matrix::pack(DType::F8E4M3, 1, 1, &[0], &pool), Err(KernelError::BadScales { .. })));

@@ -6,7 +6,8 @@ use crate::lanes::{LANES, Lanes, unrolled};
 /// A quantised format as the products see it: 16 rows at a time.
 ///
 /// # Safety
-/// As for [`Lanes`]: methods need the instructions of `S`, `q` points to a whole chunk and `head` to a whole head.
+/// As for [`Lanes`]: methods need the instructions of `S`, `q` points to a whole chunk, and `head` to a whole head
+/// that lies in its panel.
 pub(crate) trait Format: 'static {
     /// Whether blocks hold 256 columns, with integer scales under those of the block; otherwise 32.
     const SUPER: bool;
@@ -34,7 +35,7 @@ pub(crate) trait Format: 'static {
 }
 
 #[inline(always)]
-unsafe fn nibbles<S: Lanes>(q: *const u8) -> [S::B; 8] {
+pub(super) unsafe fn nibbles<S: Lanes>(q: *const u8) -> [S::B; 8] {
     // SAFETY: the caller keeps the contract of `Format`.
     unsafe {
         let low = S::splat_b(15);
@@ -71,7 +72,7 @@ unsafe fn or_bits<S: Lanes>(w: [S::B; 8], plane: *const u8, to: u32) -> [S::B; 8
 
 /// The 2-bit fields of two vectors, at bit `to`.
 #[inline(always)]
-unsafe fn pairs<S: Lanes>(plane: *const u8, to: u32) -> [S::B; 8] {
+pub(super) unsafe fn pairs<S: Lanes>(plane: *const u8, to: u32) -> [S::B; 8] {
     // SAFETY: the caller keeps the contract of `Format`.
     unsafe {
         let (v, mask) = ([S::load_b(plane), S::load_b(plane.add(64))], S::splat_b(3 << to));
@@ -80,7 +81,7 @@ unsafe fn pairs<S: Lanes>(plane: *const u8, to: u32) -> [S::B; 8] {
 }
 
 #[inline(always)]
-unsafe fn halves<S: Lanes>(head: *const u8, at: usize) -> S::F {
+pub(super) unsafe fn halves<S: Lanes>(head: *const u8, at: usize) -> S::F {
     // SAFETY: the caller keeps the contract of `Format`.
     unsafe { S::load_f16(head.add(at).cast()) }
 }

@@ -1,19 +1,40 @@
 //! From rows as files store them to panels.
 
+use super::codebook_pack::pack_codebook_block;
 use super::{CHUNK, Layout};
 use crate::DType;
 use crate::blocks::Block;
 use crate::lanes::LANES;
 
+/// The scale of `MXFP4` that is no number.
+const E8M0_NAN: u8 = 255;
+
 /// Packs up to 16 rows of a quantised format; rows that are missing stay zero, which is a scale of zero.
-pub(crate) fn pack_quants(dtype: DType, layout: Layout, cols: usize, rows: &[u8], panel: &mut [u8]) {
+///
+/// # Errors
+/// The first row with a scale that is not a finite number.
+pub(crate) fn pack_quants(
+    dtype: DType,
+    layout: Layout,
+    cols: usize,
+    rows: &[u8],
+    panel: &mut [u8],
+) -> Result<(), usize> {
     let row_bytes = cols / dtype.block_len() * dtype.block_bytes();
     let chunks = dtype.block_len() / CHUNK;
     let mut block = Block::new();
     for (row, bytes) in rows.chunks_exact(row_bytes).enumerate() {
         for (index, bytes) in bytes.chunks_exact(dtype.block_bytes()).enumerate() {
             block.read(dtype, bytes);
+            let no_number = dtype == DType::MXFP4 && bytes[0] == E8M0_NAN;
+            if no_number || !block.d.is_finite() || !block.dmin.is_finite() {
+                return Err(row);
+            }
             let (head, quants) = layout.block(index, chunks);
+            if dtype.has_codebook() {
+                pack_codebook_block(dtype, bytes, row, &mut panel[head..]);
+                continue;
+            }
             pack_head(dtype, &block, bytes, row, &mut panel[head..head + layout.head_bytes]);
             let chunks = panel[quants..].chunks_exact_mut(layout.quant_bytes).take(chunks);
             for (q, chunk) in block.q.chunks_exact(CHUNK).zip(chunks) {
@@ -21,6 +42,7 @@ pub(crate) fn pack_quants(dtype: DType, layout: Layout, cols: usize, rows: &[u8]
             }
         }
     }
+    Ok(())
 }
 
 /// Packs up to 16 rows of a float format whose values have `N` bytes.
@@ -39,7 +61,7 @@ fn pack_chunk(dtype: DType, q: &[u8], row: usize, chunk: &mut [u8]) {
         *word = u32::from_le_bytes(*bytes);
     }
     match dtype {
-        DType::Q4_0 | DType::Q4_1 | DType::IQ4_NL | DType::Q4_K | DType::IQ4_XS => {
+        DType::Q4_0 | DType::Q4_1 | DType::IQ4_NL | DType::Q4_K | DType::IQ4_XS | DType::MXFP4 => {
             nibbles(&words, row, chunk)
         }
         DType::Q5_0 | DType::Q5_1 | DType::Q5_K => {
@@ -54,7 +76,7 @@ fn pack_chunk(dtype: DType, q: &[u8], row: usize, chunk: &mut [u8]) {
             pairs(&words, 0, row, chunk);
             bits(&words, 2, row, &mut chunk[128..]);
         }
-        DType::Q2_K => pairs(&words, 0, row, chunk),
+        DType::Q2_K | DType::TQ2_0 => pairs(&words, 0, row, chunk),
         _ => words.iter().enumerate().for_each(|(v, word)| put(*word, v, row, chunk)),
     }
 }
@@ -116,6 +138,8 @@ fn pack_head(dtype: DType, block: &Block, bytes: &[u8], row: usize, head: &mut [
             half(0, 0);
             eight_sixes(&block.scale, row, &mut head[32..]);
         }
+        DType::MXFP4 => head[row] = bytes[0],
+        DType::TQ2_0 => half(64, 0),
         _ => head[4 * row..4 * row + 4].copy_from_slice(&bytes[..4]),
     }
 }

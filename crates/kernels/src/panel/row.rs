@@ -2,9 +2,10 @@
 
 use half::f16;
 
+use super::codebook_pack::{BLOCK_MAX, unpack_codebook_block};
 use super::{CHUNK, Layout};
 use crate::DType;
-use crate::blocks::Block;
+use crate::blocks::{Block, half_of_e8m0};
 use crate::lanes::LANES;
 
 /// Reads block `index` of row `row` of a panel into the common form; the inverse of packing.
@@ -18,6 +19,13 @@ pub(crate) fn read_block(
 ) {
     let chunks = dtype.block_len() / CHUNK;
     let (head, quants) = layout.block(index, chunks);
+    if dtype.has_codebook() {
+        let mut bytes = [0; BLOCK_MAX];
+        let bytes = &mut bytes[..dtype.block_bytes()];
+        unpack_codebook_block(dtype, row, &panel[head..], bytes);
+        block.read(dtype, bytes);
+        return;
+    }
     read_head(dtype, &panel[head..head + layout.head_bytes], row, block);
     let quants = &panel[quants..];
     for (chunk, q) in
@@ -40,11 +48,11 @@ fn read_chunk(dtype: DType, chunk: &[u8], row: usize) -> [u32; 8] {
     let pairs = |first: usize, s: usize| plane(first + s / 4) >> (2 * (s % 4)) & 0x0303_0303;
     let bit = |first: usize, s: usize| plane(first) >> s & 0x0101_0101;
     std::array::from_fn(|s| match dtype {
-        DType::Q4_0 | DType::Q4_1 | DType::IQ4_NL | DType::Q4_K | DType::IQ4_XS => nibbles(s),
+        DType::Q4_0 | DType::Q4_1 | DType::IQ4_NL | DType::Q4_K | DType::IQ4_XS | DType::MXFP4 => nibbles(s),
         DType::Q5_0 | DType::Q5_1 | DType::Q5_K => nibbles(s) | bit(4, s) << 4,
         DType::Q6_K => nibbles(s) | pairs(4, s) << 4,
         DType::Q3_K => pairs(0, s) | bit(2, s) << 2,
-        DType::Q2_K => pairs(0, s),
+        DType::Q2_K | DType::TQ2_0 => pairs(0, s),
         _ => plane(s),
     })
 }
@@ -53,6 +61,7 @@ fn read_head(dtype: DType, head: &[u8], row: usize, block: &mut Block) {
     let half = |at: usize| f16::from_le_bytes([head[at + 2 * row], head[at + 2 * row + 1]]).to_f32();
     match dtype {
         DType::Q8_K => block.d = f32::from_bits(word(head, 4 * row)),
+        DType::MXFP4 => block.d = half_of_e8m0(head[row]),
         _ => block.d = half(0),
     }
     match dtype {
