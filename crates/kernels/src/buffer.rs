@@ -1,17 +1,29 @@
-//! Zeroed memory on a page boundary, for caches too large to be touched at allocation.
+//! Zeroed memory on a page boundary, for caches and weights too large to be touched at allocation.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 /// Alignment of every buffer: a page, so that tiles start on cache lines.
-const ALIGN: usize = 4096;
+const PAGE: usize = 4096;
+/// Alignment of large buffers: that of the pages that [`PageBuffer::prefer_huge_pages`] asks for.
+const HUGE_PAGE: usize = 2 << 20;
+/// Smaller buffers are left with ordinary pages: each piece with other pages takes an entry in the system's table of
+/// mappings, of which a process may have some 65 thousand, and a model may have as many experts.
+#[cfg(all(target_os = "linux", not(miri)))]
+const HUGE_BYTES_MIN: usize = 16 << 20;
+/// What any allocator gives by itself. Asked for more, the standard library zeroes the memory by writing to it, and
+/// with that takes every page at once and on one thread; so the boundary is found by hand.
+const PLAIN_ALIGN: usize = 16;
 
 /// Bytes that start on a page boundary. The system hands the pages out when they are first written, so a
 /// buffer that is never filled costs address space only.
 pub(crate) struct PageBuffer {
     start: NonNull<u8>,
     len: usize,
+    /// What was allocated: the buffer lies in it.
+    block: NonNull<u8>,
+    layout: Layout,
 }
 
 // SAFETY: the buffer owns its memory, like a `Vec<u8>`.
@@ -22,19 +34,39 @@ unsafe impl Sync for PageBuffer {}
 impl PageBuffer {
     /// `len` zero bytes, or `None` where the system has not got them.
     pub(crate) fn zeroed(len: usize) -> Option<Self> {
-        let layout = Layout::from_size_align(len.max(1), ALIGN).ok()?;
+        let align = if len >= HUGE_PAGE { HUGE_PAGE } else { PAGE };
+        let layout = Layout::from_size_align(len.checked_add(align)?, PLAIN_ALIGN).ok()?;
         // SAFETY: the layout's size is not zero.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        Some(Self { start, len })
+        let block = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        let offset = block.as_ptr().align_offset(align);
+        if offset >= align {
+            // Only where addresses are not numbers, as in evaluation at compile time.
+            // SAFETY: allocated above with this layout.
+            unsafe { dealloc(block.as_ptr(), layout) };
+            return None;
+        }
+        // SAFETY: `offset` is below `align`, so `len` bytes of the block's `len + align` follow.
+        let start = unsafe { block.add(offset) };
+        Some(Self { start, len, block, layout })
+    }
+
+    /// Asks for pages of 2 MiB for a buffer that is about to be filled: taking a few of them is much less work than
+    /// taking many small ones. Where the system refuses it has small ones.
+    pub(crate) fn prefer_huge_pages(&mut self) {
+        #[cfg(all(target_os = "linux", not(miri)))]
+        if self.len >= HUGE_BYTES_MIN {
+            let whole = self.len / HUGE_PAGE * HUGE_PAGE;
+            // SAFETY: the range lies in memory that this buffer owns and starts on a page; the advice changes what
+            // pages it is made of and not what it holds.
+            let _ = unsafe { libc::madvise(self.start.as_ptr().cast(), whole, libc::MADV_HUGEPAGE) };
+        }
     }
 }
 
 impl Drop for PageBuffer {
     fn drop(&mut self) {
-        if let Ok(layout) = Layout::from_size_align(self.len.max(1), ALIGN) {
-            // SAFETY: allocated in `zeroed` with this very layout.
-            unsafe { dealloc(self.start.as_ptr(), layout) };
-        }
+        // SAFETY: allocated in `zeroed` with this very layout.
+        unsafe { dealloc(self.block.as_ptr(), self.layout) };
     }
 }
 
@@ -60,13 +92,32 @@ mod tests {
 
     #[test]
     fn is_zeroed_aligned_and_writable() {
-        for len in [0, 1, 4095, 4096, 1 << 20] {
+        for len in [0, 1, 4095, 4096, 1 << 20, (2 << 20) + 1, (17 << 20) + 5] {
             let mut buffer = PageBuffer::zeroed(len).unwrap();
-            assert_eq!(buffer.as_ptr() as usize % ALIGN, 0);
+            assert_eq!(buffer.as_ptr() as usize % PAGE, 0);
+            buffer.prefer_huge_pages();
             assert!(buffer.iter().all(|byte| *byte == 0));
             buffer.fill(7);
             assert_eq!(buffer.iter().map(|byte| usize::from(*byte)).sum::<usize>(), 7 * len);
         }
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", not(miri)))]
+    fn takes_no_memory_before_it_is_written() {
+        const LEN: usize = 512 << 20;
+        let resident_bytes = || {
+            let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+            statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * PAGE
+        };
+        let before = resident_bytes();
+        let mut buffer = PageBuffer::zeroed(LEN).unwrap();
+        buffer.prefer_huge_pages();
+        // Other tests run beside this one and take some.
+        assert!(resident_bytes() < before + LEN / 2);
+        buffer[LEN - 1] = 1;
+        assert_eq!((buffer[0], buffer[LEN - 1]), (0, 1));
+        assert!(resident_bytes() < before + LEN / 2);
     }
 
     #[test]

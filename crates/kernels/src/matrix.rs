@@ -93,6 +93,7 @@ impl Matrix {
         let layout = Layout::new(dtype, cols).ok_or_else(|| bad_shape.clone())?;
         let bytes = layout.stride.checked_mul(panels(rows)).ok_or(bad_shape)?;
         let mut packed = PageBuffer::zeroed(bytes).ok_or(KernelError::OutOfMemory { bytes })?;
+        packed.prefer_huge_pages();
         let to = PanelsOut { start: packed.as_mut_ptr(), stride: layout.stride };
         let bad_row = AtomicUsize::new(rows);
         pool.run(panels(rows), &|panel| {
