@@ -5,6 +5,10 @@ use super::scan::{SUM_BLOCK, exp_nonpositive, max, sum_exp};
 
 /// Width of the blocks whose maxima bound the k-th greatest entry.
 const MAX_BLOCK: usize = 64;
+/// Up to so many candidates are sorted. More, where a model is undecided, are counted by weight instead.
+const SORTED_MAX: usize = 2048;
+/// Classes of weights that are told apart then.
+const CLASSES: usize = 1024;
 /// Temperatures below this act as this: the division by it must stay finite.
 const TEMPERATURE_MIN: f32 = 1e-6;
 
@@ -17,6 +21,8 @@ pub(super) struct Selector {
     maxima: Vec<f32>,
     /// Sum of exponentials of each block of [`SUM_BLOCK`] entries.
     sums: Vec<f64>,
+    /// Sum of the weights of each class of candidates, greatest first.
+    class_sums: Vec<f64>,
 }
 
 impl Selector {
@@ -25,6 +31,7 @@ impl Selector {
             candidates: Vec::with_capacity(vocab_size),
             maxima: Vec::with_capacity(vocab_size.div_ceil(MAX_BLOCK)),
             sums: Vec::with_capacity(vocab_size.div_ceil(SUM_BLOCK)),
+            class_sums: vec![0.0; CLASSES],
         }
     }
 
@@ -43,7 +50,12 @@ impl Selector {
         let kept = if k_cuts {
             self.gather_top_k(logits, top_k)
         } else {
-            self.gather_top_p(params, logits, shift, scale)
+            let all: f64 = logits.chunks(SUM_BLOCK).map(|block| sum_exp(block, shift, scale)).sum();
+            let target = f64::from(params.top_p) * all;
+            match self.gather_top_p(target, logits, shift, scale) {
+                Some(kept) => kept,
+                None => return self.draw_from_many(params.min_p, target, u, shift, scale),
+            }
         };
         let candidates = &self.candidates[..kept];
         let weight = |logit: f32| f64::from(exp_nonpositive((logit - shift) * scale));
@@ -127,12 +139,10 @@ impl Selector {
         kept
     }
 
-    /// Puts the nucleus, the fewest greatest entries whose weights sum to top-p of all, to the front of the
-    /// candidates, in order, and returns how many there are.
-    fn gather_top_p(&mut self, params: &SamplingParams, logits: &[f32], shift: f32, scale: f32) -> usize {
+    /// Puts the nucleus, the fewest greatest entries whose weights sum to `target`, to the front of the candidates, in
+    /// order, and returns how many there are. `None` where it may be too many: then all of it is among the candidates.
+    fn gather_top_p(&mut self, target: f64, logits: &[f32], shift: f32, scale: f32) -> Option<usize> {
         let weight = |logit: f32| f64::from(exp_nonpositive((logit - shift) * scale));
-        let all: f64 = logits.chunks(SUM_BLOCK).map(|block| sum_exp(block, shift, scale)).sum();
-        let target = f64::from(params.top_p) * all;
         for depth in [8.0, 16.0, f32::INFINITY] {
             // Gather generously below the threshold; what lies above it is complete.
             self.gather(logits, if depth.is_finite() { shift - depth / scale } else { f32::NEG_INFINITY });
@@ -141,6 +151,9 @@ impl Selector {
                 break;
             }
         }
+        if self.candidates.len() > SORTED_MAX {
+            return None;
+        }
         let mut sorted = 64;
         loop {
             sorted = sorted.min(self.candidates.len());
@@ -148,10 +161,70 @@ impl Selector {
             let front = &self.candidates[..sorted];
             let kept = nucleus(front, target, weight);
             if kept < sorted || sorted == self.candidates.len() {
-                return kept;
+                return Some(kept);
             }
             sorted *= 4;
         }
+    }
+
+    /// Draws from the nucleus among the candidates without sorting them all: their weights are added up by class, and
+    /// only the classes in which the nucleus ends and the draw falls are sorted.
+    fn draw_from_many(&mut self, min_p: f32, target: f64, u: f64, shift: f32, scale: f32) -> Option<u32> {
+        let weight = |logit: f32| exp_nonpositive((logit - shift) * scale);
+        let least = self.candidates.iter().fold(shift, |least, c| least.min(c.0));
+        // A greater logit never has a later class: subtraction and multiplication round in order.
+        let step = (CLASSES as f32 / (shift - least).max(f32::MIN_POSITIVE)).min(f32::MAX);
+        let class = |logit: f32| (((shift - logit) * step) as usize).min(CLASSES - 1);
+        // The greatest has weight 1, so that something is left.
+        let weight = |logit: f32| Some(weight(logit)).filter(|&w| w >= min_p).map_or(0.0, f64::from);
+        self.class_sums.fill(0.0);
+        for &(logit, _) in &self.candidates {
+            self.class_sums[class(logit)] += weight(logit);
+        }
+        let all: f64 = self.class_sums.iter().sum();
+        let (total, last) = self.walk(target.min(all), true, class, weight);
+        let (_, drawn) = self.walk(u * total, false, class, weight);
+        drawn.or(last)
+    }
+
+    /// Adds up the candidates' weights, greatest first, until the sum reaches `target`, or exceeds it where it is not
+    /// to be `reached`. Returns the sum and the candidate it ends with.
+    fn walk(
+        &mut self,
+        target: f64,
+        reached: bool,
+        class: impl Fn(f32) -> usize,
+        weight: impl Fn(f32) -> f64,
+    ) -> (f64, Option<u32>) {
+        let ends = |sum: f64| if reached { sum >= target } else { sum > target };
+        let (mut sum, mut last) = (0.0, None);
+        for index in 0..CLASSES {
+            let class_sum = self.class_sums[index];
+            if class_sum == 0.0 || !ends(sum + class_sum) {
+                sum += class_sum;
+                continue;
+            }
+            let mut n = 0;
+            for at in 0..self.candidates.len() {
+                if class(self.candidates[at].0) == index {
+                    self.candidates.swap(at, n);
+                    n += 1;
+                }
+            }
+            let members = &mut self.candidates[..n];
+            members.sort_unstable_by(better);
+            for &(logit, id) in members.iter() {
+                let w = weight(logit);
+                if w > 0.0 {
+                    (sum, last) = (sum + w, Some(id));
+                }
+                if ends(sum) {
+                    return (sum, last);
+                }
+            }
+            // Rounding may leave a crumb to the next class.
+        }
+        (sum, last)
     }
 
     /// Takes the entries of at least `threshold`, but never −∞, as candidates.
@@ -172,7 +245,6 @@ impl Selector {
 
     /// Brings the `k` best candidates to the front, best first.
     fn sort_first(&mut self, k: usize) {
-        let better = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
         if k == 0 {
             return;
         }
@@ -181,6 +253,11 @@ impl Selector {
         }
         self.candidates[..k].sort_unstable_by(better);
     }
+}
+
+/// Greater logits first, equal ones by id.
+fn better(a: &(f32, u32), b: &(f32, u32)) -> std::cmp::Ordering {
+    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
 }
 
 /// Length of the shortest prefix of `sorted` whose weights sum to at least `target`; all of it where none does.

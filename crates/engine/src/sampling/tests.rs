@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::select::Selector;
 use super::*;
 
 /// Every token with its probability after all steps, the slow and obvious way.
@@ -224,6 +225,46 @@ fn a_tiny_temperature_is_nearly_greedy_and_extremes_stay_finite() {
         for seed in 0..50 {
             let mut row = [-3e38, 3e38, 0.0, -3e38];
             assert_eq!(sampler.sample(&params, seed, 0, history, None, &mut row), Some(1));
+        }
+    }
+}
+
+/// Where thousands of tokens are about as likely, one is drawn as if all had been sorted.
+#[test]
+fn undecided_rows_are_drawn_from_in_order_too() {
+    const N: u32 = 30_000;
+    let rows: [fn(u32) -> f32; 4] = [
+        |i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 24) as f32 * 3.0 - 1.0,
+        // Few different values, many times each.
+        |i| (i.wrapping_mul(7919) % 5) as f32 * 0.5,
+        |_| 1.5,
+        // One far above the others and as many far below.
+        |i| {
+            if i == 777 {
+                9.0
+            } else if i % 2 == 0 {
+                -60.0
+            } else {
+                (i % 1000) as f32 * 1e-3
+            }
+        },
+    ];
+    let mut selector = Selector::new(N as usize);
+    for (row, top_p, min_p) in
+        rows.iter().flat_map(|row| [(row, 0.9, 0.0), (row, 0.999, 0.0), (row, 0.8, 0.3), (row, 0.3, 0.0)])
+    {
+        let logits: Vec<f32> = (0..N).map(row).collect();
+        let params = SamplingParams { temperature: 0.8, top_p, min_p, ..SamplingParams::default() };
+        let p = reference(&params, &[], &[], None, &logits);
+        let mut order: Vec<usize> = (0..N as usize).collect();
+        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+        for u in [0.0, 1e-9, 0.01, 0.25, 0.5, 0.77, 0.99, 0.999_999] {
+            let drawn = selector.draw(&params, u, &logits).unwrap() as usize;
+            let place = order.iter().position(|&i| i == drawn).unwrap();
+            let before: f64 = order[..place].iter().map(|&i| p[i]).sum();
+            assert!(before <= u + 1e-4 && u <= before + p[drawn] + 1e-4, "{top_p} {min_p} {u}: {before}");
+            // What may not be drawn is not, but for rounding at the edge.
+            assert!(p[drawn] > 0.0 || before > 0.9999, "{drawn}");
         }
     }
 }
