@@ -1,5 +1,6 @@
 //! How an engine is set up.
 
+use crate::disk::DiskCacheConfig;
 use crate::error::EngineError;
 use crate::spec::DRAFT_TOKENS_MAX;
 
@@ -62,6 +63,9 @@ pub struct EngineConfig {
     pub expanded_prompt_window: usize,
     /// Whether sequences reuse what was computed for others with the same beginning and tenant.
     pub prefix_cache: bool,
+    /// Where blocks that were let go are kept on the disk, also for the next run; `None` keeps none. Needs
+    /// `prefix_cache`. The files hold what the model made of prompts and answers, readable for their owner.
+    pub disk_cache: Option<DiskCacheConfig>,
 }
 
 /// Context that is set up unless another is asked for: enough for most conversations, and small beside most models.
@@ -83,6 +87,7 @@ impl Default for EngineConfig {
             draft_tokens: None,
             expanded_prompt_window: 0,
             prefix_cache: true,
+            disk_cache: None,
         }
     }
 }

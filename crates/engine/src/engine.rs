@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use levain_kernels::Pool;
+use levain_kernels::{KvCache, Pool};
 use levain_weights::{Checkpoint, ModelConfig};
 
 use crate::arch::{LoadOptions, Model};
 use crate::config::EngineConfig;
+use crate::disk::{self, DiskCache, DiskCacheConfig};
 use crate::error::EngineError;
 use crate::job::Submission;
 use crate::memory::free_memory;
@@ -58,6 +59,8 @@ pub(crate) struct Inbox {
     pub(crate) submissions: Vec<Submission>,
     /// Sequences waiting inside, as the engine's thread last said.
     pub(crate) waiting: usize,
+    /// Something has come from the disk, or gone there.
+    pub(crate) disk_news: bool,
     pub(crate) shutdown: Option<Shutdown>,
     /// The engine's thread has ended.
     pub(crate) closed: bool,
@@ -85,9 +88,19 @@ impl Engine {
             mtp: plan::loads_mtp(&model_config, &config),
             expanded: config.expanded_prompt_window > 0,
         };
-        let model = Model::load(checkpoint, &model_config, pool, &options)?;
         let shared = Arc::new(Shared::default());
-        let worker = Worker::new(Arc::clone(&shared), model, kv, &config, &plan);
+        // Its folder is looked at while the weights are read.
+        let disk = match &config.disk_cache {
+            Some(disk) if config.prefix_cache => {
+                Some(open_disk_cache(disk, checkpoint, &model_config, &kv, &shared)?)
+            }
+            _ => None,
+        };
+        let model = Model::load(checkpoint, &model_config, pool, &options)?;
+        let mut worker = Worker::new(Arc::clone(&shared), model, kv, &config, &plan);
+        if let Some(disk) = disk {
+            worker.keep_on_disk(disk);
+        }
         let thread = thread::Builder::new()
             .name("levain-engine".to_owned())
             .spawn(move || worker.run())
@@ -199,6 +212,23 @@ impl Engine {
         }
         request.sampling.validate(vocab_size)
     }
+}
+
+fn open_disk_cache(
+    config: &DiskCacheConfig,
+    checkpoint: &Checkpoint,
+    model: &ModelConfig,
+    kv: &KvCache,
+    shared: &Arc<Shared>,
+) -> Result<DiskCache, EngineError> {
+    let failed = |source| EngineError::DiskCache { folder: config.folder.clone(), source };
+    let identity = disk::identity(checkpoint, model, kv.layout()).map_err(failed)?;
+    let shared = Arc::clone(shared);
+    let news = move || {
+        lock(&shared.inbox).disk_news = true;
+        shared.bell.notify_one();
+    };
+    DiskCache::open(config, identity, kv.bytes_per_block(), news).map_err(failed)
 }
 
 impl Inner {

@@ -117,6 +117,15 @@ pub enum EngineError {
         /// The panic's message.
         message: String,
     },
+    /// The folder of the prefix cache on the disk can't be used.
+    #[error("the KV cache can't be kept in {}", folder.display())]
+    DiskCache {
+        /// The folder.
+        folder: std::path::PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
     /// The engine has been shut down.
     #[error("the engine is shut down")]
     ShutDown,

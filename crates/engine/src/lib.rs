@@ -9,6 +9,7 @@
 mod arch;
 mod config;
 mod cost;
+mod disk;
 mod engine;
 mod error;
 mod experts;
@@ -28,6 +29,7 @@ mod worker;
 
 pub use config::{CONTEXT_LENGTH_DEFAULT, EngineConfig, KvCacheType, Speculation};
 pub use cost::TokenCost;
+pub use disk::{DiskCacheConfig, DiskCacheStats};
 pub use engine::{Engine, RequestHandle, Shutdown};
 pub use error::EngineError;
 pub use experts::ExpertStats;

@@ -8,6 +8,7 @@ use levain_weights::{Checkpoint, ModelConfig};
 use crate::arch::cols_max;
 use crate::config::{CONTEXT_LENGTH_DEFAULT, EngineConfig, KvCacheType, Speculation};
 use crate::cost::layer_of;
+use crate::disk;
 use crate::error::EngineError;
 use crate::experts::BUFFERS;
 
@@ -188,7 +189,10 @@ pub fn plan_for(
     let free = free_bytes.into_iter().chain(engine.memory_limit).min();
     let layout = kv_layout(config, engine, weights.all_f32);
     let block_bytes = layout.bytes_per_block()? as u64;
-    let scratch = scratch_bytes(config, engine);
+    let mut scratch = scratch_bytes(config, engine);
+    if engine.disk_cache.is_some() {
+        scratch = scratch.saturating_add(block_bytes.saturating_mul(disk::BUFFERS as u64));
+    }
     let asked = engine.context_length;
     if let Some(length) = asked
         && length > config.max_position_embeddings

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::kv::{BlockHash, PrefixHasher};
+use crate::kv::{BlockHash, BlockText, PrefixHasher};
 use crate::spec::Drafts;
 
 /// Index of a sequence in the scheduler.
@@ -29,6 +29,8 @@ pub(crate) struct Sequence {
     pub(crate) answer: u32,
     pub(crate) tenant: u64,
     pub(crate) status: SequenceStatus,
+    /// When it came, as a number that the scheduler counts up. The youngest make room where there is none.
+    pub(crate) age: u64,
     /// Prompt and answer. Room for the longest answer is reserved when it is made.
     pub(crate) tokens: Vec<u32>,
     pub(crate) prompt_len: usize,
@@ -38,6 +40,8 @@ pub(crate) struct Sequence {
     pub(crate) num_computed: usize,
     /// Block table: block i holds positions `i * block_len ..`.
     pub(crate) blocks: Vec<u32>,
+    /// Blocks that are still to come from the disk; meanwhile nothing of it is computed.
+    pub(crate) reading: usize,
     /// Whether its blocks may come from the prefix cache.
     pub(crate) may_reuse: bool,
     /// Tokens of the prompt that came from the prefix cache.
@@ -72,11 +76,13 @@ impl Sequence {
             answer,
             tenant,
             status: SequenceStatus::Waiting,
+            age: 0,
             prompt_len: prompt.len(),
             len_max,
             tokens,
             num_computed: 0,
             blocks: Vec::with_capacity(blocks_max),
+            reading: 0,
             may_reuse: true,
             cached_tokens: 0,
             was_preempted: false,
@@ -124,18 +130,33 @@ impl Sequence {
     pub(crate) fn hashes(&self) -> &[BlockHash] {
         &self.chain.hashes
     }
+
+    /// The tokens in block `index` of the first `len` tokens, and what is before them; `None` if there is no such
+    /// block.
+    pub(crate) fn block_text(&self, index: usize, len: usize, block_len: usize) -> Option<BlockText<'_>> {
+        let start = index * block_len;
+        let end = len.min(start + block_len).min(self.tokens.len());
+        let parent = match index.checked_sub(1) {
+            None => self.chain.root,
+            Some(before) => *self.chain.hashes.get(before)?,
+        };
+        let expanded = start < self.expanded_end;
+        Some(BlockText { parent, tokens: self.tokens.get(start..end)?, expanded })
+    }
 }
 
 /// Hashes of the full blocks of a growing list of tokens.
 #[derive(Debug)]
 struct HashChain {
+    root: BlockHash,
     hasher: PrefixHasher,
     hashes: Vec<BlockHash>,
 }
 
 impl HashChain {
     fn new(tenant: u64, blocks_max: usize) -> Self {
-        Self { hasher: PrefixHasher::new(tenant), hashes: Vec::with_capacity(blocks_max) }
+        let hasher = PrefixHasher::new(tenant);
+        Self { root: hasher.hash(), hasher, hashes: Vec::with_capacity(blocks_max) }
     }
 
     fn extend(&mut self, tokens: &[u32], block_len: usize, expanded_end: usize) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::disk::DiskCacheStats;
 use crate::experts::ExpertStats;
 
 /// One step.
@@ -48,6 +49,8 @@ pub struct EngineStats {
     pub preemptions: u64,
     /// Experts read from the disk, where they do not all fit into memory.
     pub experts: Option<ExpertStats>,
+    /// The prefix cache on the disk, where there is one.
+    pub disk_cache: Option<DiskCacheStats>,
     /// The last step.
     pub last_step: StepStats,
 }

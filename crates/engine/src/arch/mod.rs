@@ -104,6 +104,7 @@ pub(crate) struct Model {
     lm_head: Option<Matrix>,
     /// Residual stream of the last step, `[rows_max, hidden]`.
     x: Vec<f32>,
+    attention_part: f64,
     /// Where there is a layer that predicts the token after the next.
     ahead: Option<Ahead>,
     /// Rows of it that go into logits, as they are and after the final norm, `[logit_rows_max, hidden]`.
@@ -149,6 +150,7 @@ impl Model {
             x: vec![0.0; rows_max * hidden],
             gathered: vec![0.0; logit_rows_max * hidden],
             normed: vec![0.0; logit_rows_max * hidden],
+            attention_part: common::attention_part(config),
             ahead: options.mtp.then(|| Ahead::new(rows_max, hidden)),
         })
     }
@@ -162,6 +164,11 @@ impl Model {
 
     pub(crate) fn vocab_size(&self) -> usize {
         self.embed_tokens.rows()
+    }
+
+    /// Multiplications that a position before a row adds, as part of those that a row takes anyway; about.
+    pub(crate) fn attention_part(&self) -> f64 {
+        self.attention_part
     }
 
     pub(crate) fn hidden_size(&self) -> usize {

@@ -2,9 +2,11 @@
 
 mod block_pool;
 mod prefix_hash;
+mod siblings;
 
 pub(crate) use block_pool::BlockPool;
 pub(crate) use prefix_hash::{BlockHash, PrefixHasher};
+pub(crate) use siblings::BlockText;
 
 #[cfg(test)]
 mod tests;

@@ -33,7 +33,7 @@ proptest! {
 
     #[test]
     fn references_add_up_and_contents_are_right(n_blocks in 1_usize..12, operations in operations()) {
-        let mut pool = BlockPool::new(n_blocks);
+        let mut pool = BlockPool::new(n_blocks, 4);
         // Who holds what, with repetitions, and what was last written into each block.
         let mut held: Vec<u32> = Vec::new();
         let mut contents: HashMap<u32, u8> = HashMap::new();
@@ -104,7 +104,7 @@ proptest! {
 
 #[test]
 fn the_longest_unused_contents_go_first() {
-    let mut pool = BlockPool::new(3);
+    let mut pool = BlockPool::new(3, 4);
     let ids: Vec<u32> = (0..3).map(|_| pool.allocate().unwrap()).collect();
     for (index, &id) in ids.iter().enumerate() {
         pool.name(id, [index as u8; 32]);
@@ -123,7 +123,7 @@ fn the_longest_unused_contents_go_first() {
 
 #[test]
 fn blocks_without_contents_go_before_cached_ones() {
-    let mut pool = BlockPool::new(2);
+    let mut pool = BlockPool::new(2, 4);
     let (named, nameless) = (pool.allocate().unwrap(), pool.allocate().unwrap());
     pool.name(named, [7; 32]);
     pool.release(named);
@@ -149,4 +149,29 @@ fn hashes_depend_on_tenant_tokens_and_everything_before() {
     }
     let start = PrefixHasher::new(1);
     assert_ne!(start.next(&[1, 2], true).hash(), start.next(&[1, 2], false).hash());
+}
+
+#[test]
+fn a_block_that_begins_as_wanted_is_found() {
+    let mut pool = BlockPool::new(4, 4);
+    let text =
+        |parent: u8, tokens: &'static [u32]| BlockText { parent: [parent; 32], tokens, expanded: false };
+    let ids: Vec<u32> = (0..4).map(|_| pool.allocate().unwrap()).collect();
+    pool.list(ids[0], &text(1, &[1, 2, 3, 4]));
+    pool.list(ids[1], &text(1, &[1, 2, 7]));
+    pool.list(ids[2], &text(2, &[1, 2, 7, 8]));
+    pool.list(ids[3], &BlockText { expanded: true, ..text(1, &[1, 2, 7, 8]) });
+    assert_eq!(pool.find_beginning(&text(1, &[1, 2, 3, 9])), Some((ids[0], 3)));
+    assert_eq!(pool.find_beginning(&text(1, &[1, 2, 7, 8])), Some((ids[1], 3)));
+    assert_eq!(pool.find_beginning(&text(2, &[1, 5])), Some((ids[2], 1)));
+    assert_eq!(pool.find_beginning(&text(3, &[1, 2])), None);
+    assert_eq!(pool.find_beginning(&text(1, &[4])), None);
+    // Free blocks are still found, and count as cached, until their space is needed.
+    ids.iter().for_each(|&id| pool.release(id));
+    assert_eq!((pool.n_cached(), pool.allocate()), (4, Some(ids[0])));
+    assert_eq!(pool.find_beginning(&text(1, &[1, 2, 3, 9])), Some((ids[1], 2)));
+    assert_eq!(pool.allocate(), Some(ids[1]));
+    assert_eq!(pool.find_beginning(&text(1, &[1, 2, 3, 9])), None);
+    pool.forget_all();
+    assert_eq!((pool.n_cached(), pool.find_beginning(&text(2, &[1]))), (0, None));
 }

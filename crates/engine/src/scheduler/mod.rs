@@ -2,27 +2,50 @@
 //!
 //! There are no phases: every sequence has tokens, some of which are computed, and each step moves the second number
 //! towards the first under one budget of rows. Rows that let an answer grow come first; what the budget leaves goes
-//! to prompts, in shares. A sequence that needs a block when there is none sends the one that was admitted last back
-//! into the queue; what it had is computed again later, with the same result.
+//! to prompts, in equal shares for tenants and, within one, for sequences. A sequence that needs a block when there is
+//! none sends the youngest one back into the queue; what it had is computed again later, with the same result. The
+//! oldest one always goes on, so that all come to their end.
 
+mod from_disk;
 mod queue;
 
 use std::ops::Range;
 
+use crate::disk::DiskIndex;
 use crate::kv::BlockPool;
 use crate::sequence::{Chunk, Sequence, SequenceId, SequenceStatus};
+pub(crate) use from_disk::{LetGo, Wanted};
 use queue::TenantQueues;
 
-/// Rows that one step may compute.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct StepBudget {
-    /// All rows together.
+/// Rows of a step, and the positions before each of them, added up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct StepShape {
     pub(crate) rows: usize,
-    /// Rows of prompts in a step in which answers grow: it bounds the time between two of their tokens.
-    pub(crate) prompt_rows_beside_answers: usize,
-    /// Rows of prompts in a step without answers: it bounds the time until something new is noticed.
-    pub(crate) prompt_rows_alone: usize,
+    pub(crate) positions: usize,
 }
+
+impl StepShape {
+    pub(crate) fn of(chunks: &[Chunk]) -> Self {
+        chunks.iter().fold(Self::default(), |shape, chunk| {
+            let rows = chunk.rows();
+            let positions = rows * chunk.positions.start + rows * rows / 2;
+            Self { rows: shape.rows + rows, positions: shape.positions + positions }
+        })
+    }
+}
+
+/// How many rows one step may compute.
+pub(crate) trait Budget {
+    /// All rows together.
+    fn rows(&self) -> usize;
+
+    /// Rows of prompts beside those of answers, where `deepest` positions at most are before them: it bounds the time
+    /// between two of the answers' tokens, and the time until something new is noticed.
+    fn prompt_rows(&self, answers: StepShape, deepest: usize) -> usize;
+}
+
+/// Fewer tokens of a block than this are computed rather than copied from another block.
+const SHARED_TOKENS_MIN: usize = 4;
 
 /// All sequences, and the blocks they hold.
 #[derive(Debug)]
@@ -30,16 +53,26 @@ pub(crate) struct Scheduler {
     sequences: Vec<Option<Sequence>>,
     vacant: Vec<SequenceId>,
     queues: TenantQueues,
-    /// Sequences that take part, in order of admission.
+    /// Sequences that take part, oldest first.
     running: Vec<SequenceId>,
-    /// Sequences in this step that have more than one row to compute.
-    growing: Vec<SequenceId>,
+    /// Sequences in this step that have more than one row to compute, and their parts of the rows.
+    growing: Vec<(SequenceId, f64)>,
+    /// Blocks to be copied before the next step, from and to.
+    copies: Vec<(u32, u32)>,
+    /// How many sequences have come.
+    n_added: u64,
     /// Who of those gets the first share of the next step.
     rotation: usize,
     pool: BlockPool,
     block_len: usize,
     max_num_seqs: usize,
     reuse_prefixes: bool,
+    /// Which blocks are on the disk, where some are kept there.
+    disk: Option<DiskIndex>,
+    /// Seconds for computing a block, if known.
+    block_seconds: Option<f64>,
+    wanted: Vec<Wanted>,
+    let_go: Vec<LetGo>,
     preemptions: u64,
     cached_tokens: u64,
 }
@@ -52,11 +85,17 @@ impl Scheduler {
             queues: TenantQueues::default(),
             running: Vec::with_capacity(max_num_seqs),
             growing: Vec::with_capacity(max_num_seqs),
+            copies: Vec::with_capacity(max_num_seqs),
+            n_added: 0,
             rotation: 0,
-            pool: BlockPool::new(n_blocks),
+            pool: BlockPool::new(n_blocks, block_len),
             block_len,
             max_num_seqs,
             reuse_prefixes,
+            disk: None,
+            block_seconds: None,
+            wanted: Vec::new(),
+            let_go: Vec::new(),
             preemptions: 0,
             cached_tokens: 0,
         }
@@ -100,6 +139,8 @@ impl Scheduler {
     /// Takes a sequence in: into the queue, or aside if it is [`SequenceStatus::Held`].
     pub(crate) fn add(&mut self, mut sequence: Sequence) -> SequenceId {
         sequence.may_reuse &= self.reuse_prefixes;
+        sequence.age = self.n_added;
+        self.n_added += 1;
         let (tenant, status) = (sequence.tenant, sequence.status);
         let id = match self.vacant.pop() {
             Some(id) => {
@@ -133,7 +174,7 @@ impl Scheduler {
             SequenceStatus::Waiting => self.queues.remove(sequence.tenant, id),
             SequenceStatus::Held => {}
         }
-        release(&mut self.pool, &mut sequence);
+        self.release(&mut sequence);
         self.vacant.push(id);
         Some(sequence)
     }
@@ -165,7 +206,7 @@ impl Scheduler {
         }
         sequence.num_computed = n_tokens;
         sequence.status = SequenceStatus::Running;
-        self.running.push(held);
+        self.enlist(held);
         Some(Fork { copy })
     }
 
@@ -177,31 +218,46 @@ impl Scheduler {
     }
 
     /// Chooses what the next step computes and gives it blocks.
-    pub(crate) fn schedule(&mut self, budget: StepBudget, chunks: &mut Vec<Chunk>) {
+    pub(crate) fn schedule(&mut self, budget: &impl Budget, chunks: &mut Vec<Chunk>) {
         chunks.clear();
-        self.schedule_answers(budget.rows, chunks);
         self.admit();
-        let beside = !chunks.is_empty();
-        let rows = if beside { budget.prompt_rows_beside_answers } else { budget.prompt_rows_alone };
-        let used: usize = chunks.iter().map(Chunk::rows).sum();
-        let rows = rows.min(budget.rows.saturating_sub(used));
-        self.schedule_prompts(rows, chunks);
+        self.schedule_answers(budget.rows(), chunks);
+        self.schedule_prompts(budget, chunks);
         // Prompts may stand in each other's way when answers have taken the blocks they counted on.
-        while chunks.is_empty() && self.running.len() > 1 {
+        while chunks.is_empty() && self.running.len() > 1 && !self.waits_for_disk() {
             self.preempt_last();
-            self.schedule_answers(budget.rows, chunks);
-            self.schedule_prompts(rows, chunks);
+            self.schedule_answers(budget.rows(), chunks);
+            self.schedule_prompts(budget, chunks);
         }
     }
 
+    /// Blocks whose contents are to be copied before the chosen rows are computed, from and to, in this order.
+    pub(crate) fn take_copies(&mut self) -> impl Iterator<Item = (u32, u32)> {
+        self.copies.drain(..)
+    }
+
     /// Notes that positions of a sequence are computed, and gives the blocks it filled their names.
+    ///
+    /// Where another block has the same contents already, the sequence goes on with that one.
     pub(crate) fn commit(&mut self, id: SequenceId, positions: Range<usize>) {
         let Some(sequence) = self.sequences.get_mut(id).and_then(Option::as_mut) else { return };
         let filled = positions.start / self.block_len..positions.end / self.block_len;
         sequence.num_computed = positions.end;
-        if self.reuse_prefixes {
-            for index in filled {
-                self.pool.name(sequence.blocks[index], sequence.hashes()[index]);
+        if !self.reuse_prefixes {
+            return;
+        }
+        for index in filled {
+            if !knows_before(&self.pool, sequence, index) {
+                break;
+            }
+            let own = sequence.blocks[index];
+            let named = self.pool.name(own, sequence.hashes()[index]);
+            if named != own {
+                self.pool.retain(named);
+                self.pool.release(own);
+                sequence.blocks[index] = named;
+            } else if let Some(text) = sequence.block_text(index, positions.end, self.block_len) {
+                self.pool.list(own, &text);
             }
         }
     }
@@ -240,13 +296,12 @@ impl Scheduler {
 
     /// Lets waiting sequences in while there is room for all they have to compute.
     fn admit(&mut self) {
-        while self.running.len() < self.max_num_seqs {
-            let Some(id) = self.queues.peek() else { break };
-            if !self.running.is_empty() && !self.fits(id) {
+        while let Some((tenant, id)) = self.queues.peek(|tenant| self.n_running_of(tenant)) {
+            if !self.has_room(id) && !self.make_room(tenant, id) {
                 break;
             }
-            self.queues.pop();
-            self.running.push(id);
+            self.queues.pop(tenant);
+            self.enlist(id);
             self.take_cached(id);
             if let Some(sequence) = self.get_mut(id) {
                 sequence.status = SequenceStatus::Running;
@@ -254,32 +309,103 @@ impl Scheduler {
         }
     }
 
-    /// Shares `rows` among the sequences that have several rows to compute.
-    fn schedule_prompts(&mut self, rows: usize, chunks: &mut Vec<Chunk>) {
+    fn has_room(&self, id: SequenceId) -> bool {
+        self.running.is_empty() || (self.running.len() < self.max_num_seqs && self.fits(id))
+    }
+
+    /// Sends the youngest sequences of tenants that have several back into the queue until there is room for one of a
+    /// tenant that has none, and says whether there is. What they had computed stays cached while it can.
+    fn make_room(&mut self, tenant: u64, id: SequenceId) -> bool {
+        if self.n_running_of(tenant) > 0 {
+            return false;
+        }
+        let lacking = self.get(id).map_or(0, |sequence| self.lacking(sequence));
+        let movable = |s: &&Sequence| self.n_running_of(s.tenant) > 1;
+        let held: usize = self.running_sequences().filter(movable).map(|s| s.blocks.len()).sum();
+        if lacking + self.running.len() > self.pool.n_free() + held {
+            return false;
+        }
+        while !self.has_room(id) {
+            let youngest = self.running.iter().copied().max_by_key(|&id| {
+                let tenant = self.get(id).map_or(0, |s| s.tenant);
+                self.n_running_of(tenant)
+            });
+            let several = |id| self.get(id).is_some_and(|s| self.n_running_of(s.tenant) > 1);
+            let Some(youngest) = youngest.filter(|&id| several(id)) else { return false };
+            self.running.retain(|&other| other != youngest);
+            self.send_back(youngest);
+        }
+        true
+    }
+
+    fn running_sequences(&self) -> impl Iterator<Item = &Sequence> {
+        self.running.iter().filter_map(|&id| self.get(id))
+    }
+
+    fn n_running_of(&self, tenant: u64) -> usize {
+        self.running_sequences().filter(|sequence| sequence.tenant == tenant).count()
+    }
+
+    /// Puts a sequence among those that take part, by its age.
+    fn enlist(&mut self, id: SequenceId) {
+        let age = |id: SequenceId| self.get(id).map_or(u64::MAX, |sequence| sequence.age);
+        let place = self.running.partition_point(|&other| age(other) < age(id));
+        self.running.insert(place, id);
+    }
+
+    /// Shares what the budget leaves among the sequences that have several rows to compute.
+    fn schedule_prompts(&mut self, budget: &impl Budget, chunks: &mut Vec<Chunk>) {
         let mut growing = std::mem::take(&mut self.growing);
-        growing.clear();
-        let scheduled = |id| chunks.iter().any(|chunk: &Chunk| chunk.sequence == id);
-        growing.extend(self.running.iter().copied().filter(|&id| !scheduled(id)));
-        let n = growing.len();
-        let mut rows_left = rows;
-        for turn in 0..n {
-            if rows_left == 0 {
-                break;
-            }
-            let id = growing[(turn + self.rotation) % n];
+        self.list_growing(chunks, &mut growing);
+        let mut deepest = 0;
+        for &(id, _) in &growing {
             self.take_cached(id);
-            let Some((computed, len)) = self.get(id).map(|s| (s.num_computed, s.tokens.len())) else {
-                continue;
-            };
-            let share = (rows_left / (n - turn)).max(1);
-            let end = self.reserve(id, len.min(computed + share));
-            if end > computed {
-                rows_left -= end - computed;
-                chunks.push(Chunk { sequence: id, positions: computed..end, drafted: 0, ahead: 0 });
+            deepest = deepest.max(self.get(id).map_or(0, |sequence| sequence.num_computed));
+        }
+        let n = growing.len();
+        if n > 0 {
+            let answers = StepShape::of(chunks);
+            let rows = budget.prompt_rows(answers, deepest);
+            let mut rows_left = rows.min(budget.rows().saturating_sub(answers.rows));
+            let mut parts_left: f64 = growing.iter().map(|&(_, part)| part).sum();
+            for turn in 0..n {
+                let (id, part) = growing[(turn + self.rotation) % n];
+                // Half a row more, so that shares which are whole numbers but for rounding stay whole.
+                let share = (rows_left as f64 * part / parts_left + 0.5) as usize;
+                parts_left -= part;
+                rows_left -= self.schedule_prompt(id, share.max(1).min(rows_left), chunks);
             }
         }
         self.rotation = if n == 0 { 0 } else { (self.rotation + 1) % n };
         self.growing = growing;
+    }
+
+    /// Gives a sequence at most so many rows, and says how many it got.
+    fn schedule_prompt(&mut self, id: SequenceId, rows: usize, chunks: &mut Vec<Chunk>) -> usize {
+        // One that has just begun to wait for the disk gets none.
+        let Some(sequence) = self.get(id).filter(|sequence| sequence.reading == 0) else { return 0 };
+        let (computed, len) = (sequence.num_computed, sequence.tokens.len());
+        let end = self.reserve(id, len.min(computed + rows));
+        if end <= computed {
+            return 0;
+        }
+        chunks.push(Chunk { sequence: id, positions: computed..end, drafted: 0, ahead: 0 });
+        end - computed
+    }
+
+    /// Lists the sequences that no chunk belongs to, with their parts: each tenant has one in all.
+    fn list_growing(&self, chunks: &[Chunk], growing: &mut Vec<(SequenceId, f64)>) {
+        growing.clear();
+        let scheduled = |id| chunks.iter().any(|chunk: &Chunk| chunk.sequence == id);
+        let reading = |id| self.get(id).is_some_and(|sequence| sequence.reading > 0);
+        let idle = self.running.iter().filter(|&&id| !scheduled(id) && !reading(id));
+        growing.extend(idle.map(|&id| (id, 0.0)));
+        let tenant = |id| self.get(id).map_or(0, |sequence| sequence.tenant);
+        for index in 0..growing.len() {
+            let own = tenant(growing[index].0);
+            let n = growing.iter().filter(|&&(id, _)| tenant(id) == own).count();
+            growing[index].1 = 1.0 / n as f64;
+        }
     }
 
     /// Gives a sequence blocks for `len` tokens and returns for how many it has blocks then, at most `len`.
@@ -302,14 +428,43 @@ impl Scheduler {
         if !sequence.may_reuse || sequence.num_computed != sequence.blocks.len() * self.block_len {
             return;
         }
+        let start = sequence.num_computed;
         while sequence.num_computed + self.block_len < sequence.tokens.len() {
             let Some(block) = self.pool.find(&sequence.hashes()[sequence.blocks.len()]) else { break };
             sequence.blocks.push(block);
             sequence.num_computed += self.block_len;
-            self.cached_tokens += self.block_len as u64;
-            if !sequence.was_preempted {
-                sequence.cached_tokens += self.block_len;
-            }
+        }
+        let n_tokens = sequence.num_computed - start;
+        self.note_cached(id, n_tokens);
+        if !self.want_from_disk(id) {
+            self.take_beginning(id);
+        }
+    }
+
+    /// Moves a sequence on over part of a block, of which another block has the same beginning.
+    fn take_beginning(&mut self, id: SequenceId) {
+        let Some(sequence) = self.sequences.get_mut(id).and_then(Option::as_mut) else { return };
+        let text = sequence.block_text(sequence.blocks.len(), sequence.tokens.len() - 1, self.block_len);
+        let Some((from, n_tokens)) = text.and_then(|text| self.pool.find_beginning(&text)) else { return };
+        if n_tokens < SHARED_TOKENS_MIN {
+            return;
+        }
+        // Held meanwhile, so that it is not the block that is given out.
+        self.pool.retain(from);
+        let to = self.pool.allocate();
+        self.pool.release(from);
+        let Some(to) = to else { return };
+        self.copies.push((from, to));
+        sequence.blocks.push(to);
+        sequence.num_computed += n_tokens;
+        self.note_cached(id, n_tokens);
+    }
+
+    /// Counts tokens that a sequence did not have to compute.
+    fn note_cached(&mut self, id: SequenceId, n_tokens: usize) {
+        self.cached_tokens += n_tokens as u64;
+        if let Some(sequence) = self.get_mut(id).filter(|sequence| !sequence.was_preempted) {
+            sequence.cached_tokens += n_tokens;
         }
     }
 
@@ -317,8 +472,7 @@ impl Scheduler {
     /// one left over for each sequence that runs.
     fn fits(&self, id: SequenceId) -> bool {
         let Some(sequence) = self.get(id) else { return true };
-        let spoken_for: usize =
-            self.running.iter().filter_map(|&id| self.get(id)).map(|s| self.lacking(s)).sum();
+        let spoken_for: usize = self.running_sequences().map(|s| self.lacking(s)).sum();
         // Blocks that others hold anyway cost nothing; cached ones that nobody holds cost a free block.
         let mut shared = 0;
         if sequence.may_reuse {
@@ -332,18 +486,52 @@ impl Scheduler {
         (sequence.tokens.len().div_ceil(self.block_len)).saturating_sub(sequence.blocks.len())
     }
 
-    /// Sends the sequence that was admitted last back into the queue and says which one it was.
+    /// Sends the youngest sequence back into the queue and says which one it was.
     fn preempt_last(&mut self) -> Option<SequenceId> {
         let id = self.running.pop()?;
-        let sequence = self.sequences.get_mut(id)?.as_mut()?;
-        release(&mut self.pool, sequence);
+        self.send_back(id);
+        Some(id)
+    }
+
+    /// Puts a sequence that no longer takes part back into the queue, without its blocks.
+    fn send_back(&mut self, id: SequenceId) {
+        let Some(mut sequence) = self.sequences.get_mut(id).and_then(Option::take) else { return };
+        self.release(&mut sequence);
         sequence.num_computed = 0;
         sequence.was_preempted = true;
         sequence.status = SequenceStatus::Waiting;
         self.queues.push_front(sequence.tenant, id);
         self.preemptions += 1;
-        Some(id)
+        self.sequences[id] = Some(sequence);
     }
+
+    /// Lets a sequence's blocks go, last first, so that the beginning of its text stays cached longest. What it has
+    /// computed of a block that is not full can be found by its beginning, unless others have as much of it.
+    fn release(&mut self, sequence: &mut Sequence) {
+        let index = sequence.num_computed / self.block_len;
+        let part = sequence.num_computed % self.block_len;
+        if self.reuse_prefixes
+            && part >= SHARED_TOKENS_MIN
+            && knows_before(&self.pool, sequence, index)
+            && let Some(text) = sequence.block_text(index, sequence.num_computed, self.block_len)
+            && let Some(&block) = sequence.blocks.get(index)
+            && self.pool.find_beginning(&text).is_none_or(|(_, n_tokens)| n_tokens < part)
+        {
+            self.pool.list(block, &text);
+        }
+        self.note_let_go(sequence);
+        sequence.reading = 0;
+        while let Some(block) = sequence.blocks.pop() {
+            self.pool.release(block);
+        }
+    }
+}
+
+/// Whether all blocks of a sequence before this one have their names: what follows others can't be found.
+fn knows_before(pool: &BlockPool, sequence: &Sequence, index: usize) -> bool {
+    let Some(before) = index.checked_sub(1) else { return true };
+    let block = sequence.blocks.get(before);
+    block.is_some_and(|&block| pool.name_of(block).as_ref() == sequence.hashes().get(before))
 }
 
 /// What the caller of [`Scheduler::fork`] has to do.
@@ -351,13 +539,6 @@ impl Scheduler {
 pub(crate) struct Fork {
     /// Copy this block's contents to that one.
     pub(crate) copy: Option<(u32, u32)>,
-}
-
-/// Lets a sequence's blocks go, last first, so that the beginning of its text stays cached longest.
-fn release(pool: &mut BlockPool, sequence: &mut Sequence) {
-    while let Some(block) = sequence.blocks.pop() {
-        pool.release(block);
-    }
 }
 
 #[cfg(test)]

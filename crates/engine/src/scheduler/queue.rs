@@ -1,4 +1,5 @@
-//! Sequences that wait, first come first served within a tenant and round robin among tenants.
+//! Sequences that wait, first come first served within a tenant; among tenants those come first that have least, and
+//! in turn where that is equal.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -22,14 +23,15 @@ impl TenantQueues {
         self.queue(tenant).push_front(sequence);
     }
 
-    /// Whose turn it is.
-    pub(super) fn peek(&self) -> Option<SequenceId> {
-        self.queues.get(self.turns.front()?)?.front().copied()
+    /// Whose turn it is: of the tenants of which `load` is least the first one.
+    pub(super) fn peek(&self, load: impl Fn(u64) -> usize) -> Option<(u64, SequenceId)> {
+        let tenant = *self.turns.iter().min_by_key(|&&tenant| load(tenant))?;
+        Some((tenant, *self.queues.get(&tenant)?.front()?))
     }
 
-    /// Takes the one that [`TenantQueues::peek`] shows and passes the turn on.
-    pub(super) fn pop(&mut self) -> Option<SequenceId> {
-        let tenant = self.turns.pop_front()?;
+    /// Takes a tenant's next sequence and passes the turn on.
+    pub(super) fn pop(&mut self, tenant: u64) -> Option<SequenceId> {
+        self.turns.retain(|&other| other != tenant);
         let queue = self.queues.get_mut(&tenant)?;
         let sequence = queue.pop_front();
         if queue.is_empty() {
@@ -80,11 +82,26 @@ mod tests {
         queues.remove(3, 20);
         assert_eq!(queues.len(), 7);
         let order: Vec<_> = std::iter::from_fn(|| {
-            let next = queues.peek();
-            assert_eq!(next, queues.pop());
-            next
+            let (tenant, next) = queues.peek(|_| 0)?;
+            assert_eq!(queues.pop(tenant), Some(next));
+            Some(next)
         })
         .collect();
         assert_eq!(order, [0, 9, 1, 10, 2, 11, 3]);
+    }
+
+    #[test]
+    fn the_tenant_that_has_least_comes_first() {
+        let mut queues = TenantQueues::default();
+        for (tenant, sequence) in [(1, 0), (1, 1), (2, 10), (3, 20)] {
+            queues.push_back(tenant, sequence);
+        }
+        let load = |tenant| if tenant == 1 { 2 } else { 1 };
+        assert_eq!(queues.peek(load), Some((2, 10)));
+        assert_eq!(queues.pop(2), Some(10));
+        assert_eq!(queues.peek(load), Some((3, 20)));
+        assert_eq!(queues.peek(|tenant| tenant as usize), Some((1, 0)));
+        assert_eq!(queues.pop(2), None);
+        assert_eq!(queues.len(), 3);
     }
 }

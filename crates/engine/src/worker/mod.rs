@@ -1,6 +1,7 @@
 //! The engine's thread: schedule, compute, sample, tell; and sleep when there is nothing to do.
 
 mod ahead;
+mod disk;
 mod output;
 mod pace;
 
@@ -19,7 +20,7 @@ use crate::ops::ForwardBatch;
 use crate::plan::{self, BLOCK_LEN, MemoryPlan};
 use crate::request::FinishReason;
 use crate::sampling::{Sampler, TokenMask};
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Scheduler, StepShape};
 use crate::sequence::{Chunk, JobId, SequenceId, SequenceStatus};
 use crate::spec::{DRAFT_TOKENS_MAX, StepTimes};
 use crate::stats::{EngineStats, StepStats};
@@ -43,6 +44,10 @@ pub(crate) struct Worker {
     /// How long steps take with and without drafts, by the number of sequences.
     step_times: [StepTimes; BATCH_CLASSES],
     stats: EngineStats,
+    /// Where there is a prefix cache on the disk.
+    disk: Option<disk::Spill>,
+    /// Everyone who takes part waits for the disk.
+    stalled: bool,
 }
 
 /// What choosing tokens works with.
@@ -114,12 +119,14 @@ impl Worker {
             jobs: Vec::new(),
             sampling: Sampling::new(vocab, logit_rows),
             batch,
-            pace: Pace::new(rows, config.prompt_chunk_tokens),
+            pace: Pace::new(rows, config.prompt_chunk_tokens, model.attention_part()),
             speculates: config.speculation != Speculation::Off,
             ahead: model.predicts_ahead().then(AheadLists::default),
             draft_tokens: config.draft_tokens,
             step_times: Default::default(),
             stats,
+            disk: None,
+            stalled: false,
             model,
         }
     }
@@ -127,6 +134,8 @@ impl Worker {
     pub(crate) fn run(mut self) {
         while self.take_inbox() {
             self.end_cancelled();
+            self.take_arrivals();
+            self.spill();
             if self.scheduler.n_running() + self.scheduler.n_waiting() == 0 {
                 self.publish_stats();
                 continue;
@@ -139,9 +148,8 @@ impl Worker {
             }
             self.publish_stats();
         }
-        let mut inbox = lock(&self.shared.inbox);
-        inbox.closed = true;
-        drop(inbox);
+        lock(&self.shared.inbox).closed = true;
+        self.spill_rest();
         self.publish_stats();
     }
 
@@ -164,11 +172,14 @@ impl Worker {
                 Some(Shutdown::Drain) if idle && inbox.submissions.is_empty() => return false,
                 _ => {}
             }
-            if !inbox.submissions.is_empty() || !idle {
+            let nothing_to_compute = (idle || self.stalled) && !inbox.disk_news;
+            if !inbox.submissions.is_empty() || !nothing_to_compute {
                 break;
             }
             inbox = shared.bell.wait(inbox).unwrap_or_else(PoisonError::into_inner);
         }
+        inbox.disk_news = false;
+        self.stalled = false;
         // Draining keeps the list's memory, and an empty list costs nothing.
         let mut submissions = std::mem::take(&mut inbox.submissions);
         for submission in submissions.drain(..) {
@@ -221,6 +232,7 @@ impl Worker {
     /// Ends one answer and lets everything of it go.
     fn finish(&mut self, id: SequenceId, reason: FinishReason) {
         let Some(sequence) = self.scheduler.finish(id) else { return };
+        self.note_used(&sequence);
         let Some(job) = self.jobs.get_mut(sequence.job).and_then(Option::as_mut) else { return };
         let held = sequence.answer == 0 && matches!(reason, FinishReason::Error(_));
         if job.finish(sequence.answer, reason, sequence.cached_tokens) {
@@ -250,12 +262,22 @@ impl Worker {
             let error = EngineError::Panicked { message: message.to_owned() };
             self.finish(id, FinishReason::Error(error));
         }
+        // Nor what they left behind.
+        self.scheduler.forget_prefixes();
     }
 
     fn step(&mut self, start: Instant) {
         self.draft();
-        self.scheduler.schedule(self.pace.budget(), &mut self.batch.chunks);
+        self.scheduler.schedule(&self.pace, &mut self.batch.chunks);
+        for (from, to) in self.scheduler.take_copies() {
+            self.kv.copy_block(from as usize, to as usize);
+        }
+        self.ask_disk();
         lock(&self.shared.inbox).waiting = self.scheduler.n_waiting();
+        if self.batch.chunks.is_empty() && self.scheduler.waits_for_disk() {
+            self.stalled = true;
+            return;
+        }
         if self.batch.chunks.is_empty() {
             // Cannot happen: the cache holds at least one context. Waiting for it to pass would be an endless loop.
             for id in 0..self.jobs.len() {
@@ -289,7 +311,8 @@ impl Worker {
         }
         step.forward_time = computed.saturating_duration_since(start);
         step.output_time = end.saturating_duration_since(computed);
-        self.pace.note(step.prompt_rows, step.answer_rows, end.saturating_duration_since(start));
+        let took = end.saturating_duration_since(start);
+        self.pace.note(StepShape::of(&self.batch.chunks), step.answer_rows > 0, took);
         self.stats.steps += 1;
         self.stats.prompt_rows += step.prompt_rows as u64;
         self.stats.answer_rows += step.answer_rows as u64;
@@ -385,6 +408,7 @@ impl Worker {
         self.stats.cached_tokens = self.scheduler.cached_tokens();
         self.stats.preemptions = self.scheduler.preemptions();
         self.stats.experts = self.model.expert_stats();
+        self.stats.disk_cache = self.disk.as_ref().map(disk::Spill::stats);
         lock(&self.shared.inbox).waiting = self.stats.waiting;
         *lock(&self.shared.stats) = self.stats;
     }

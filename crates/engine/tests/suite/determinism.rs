@@ -1,6 +1,6 @@
 //! The same request gives the same tokens and the same log-probabilities bit for bit, whatever goes on around it.
 
-use levain_engine::{Engine, EngineConfig, KvCacheType, Request, SamplingParams};
+use levain_engine::{DiskCacheConfig, Engine, EngineConfig, KvCacheType, Request, SamplingParams};
 use levain_kernels::DType;
 use levain_weights::{Checkpoint, convert_to_gguf};
 
@@ -123,11 +123,118 @@ fn quantised_models_with_quantised_caches() {
     }
 }
 
+/// What was computed before a restart is taken from the disk, by the same tenant, and changes nothing.
+#[test]
+fn blocks_from_the_disk_give_the_same_answer() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = fixture("llama-3.1");
+    let prompt = text(77, 300);
+    for kv_dtype in [KvCacheType::Auto, KvCacheType::F16, KvCacheType::Q8_0] {
+        let cold = EngineConfig { kv_dtype, threads: 1, prefix_cache: false, ..EngineConfig::default() };
+        let disk_cache =
+            DiskCacheConfig { folder: root.path().join("kv"), bytes_max: 1 << 30, always_read: true };
+        let kept = EngineConfig {
+            prefix_cache: true,
+            threads: 2,
+            prompt_chunk_tokens: Some(37),
+            disk_cache: Some(disk_cache),
+            ..cold.clone()
+        };
+        let alone = engine(&folder, cold);
+        for wish in &wishes() {
+            let expected = run(&alone, &prompt, ask(wish));
+            let first = run(&engine(&folder, kept.clone()), &prompt, ask(wish));
+            assert_eq!(bits(&first), bits(&expected));
+            // Another engine, as after a restart.
+            let restarted = engine(&folder, kept.clone());
+            let crowd = crowd(&restarted, 3);
+            let again = run(&restarted, &prompt, ask(wish));
+            assert_eq!(bits(&again), bits(&expected), "from the disk");
+            assert_eq!(again.answers[0].usage.cached_tokens, prompt.len() / 32 * 32);
+            assert!(restarted.stats().disk_cache.unwrap().read_blocks >= 9);
+            crowd.into_iter().for_each(|other| drop(other.wait()));
+            // The answer has become part of a prompt.
+            let mut next = prompt.clone();
+            next.extend(&expected.answers[0].tokens);
+            next.push(5);
+            drop(restarted);
+            let later = run(&engine(&folder, kept.clone()), &next, ask(wish));
+            assert_eq!(bits(&later), bits(&run(&alone, &next, ask(wish))));
+            assert!(later.answers[0].usage.cached_tokens >= 320);
+        }
+        // What another tenant computed is not used, though it is the same.
+        let restarted = engine(&folder, kept);
+        let theirs = run(&restarted, &prompt, |request| request.tenant = 4);
+        assert_eq!(theirs.answers[0].usage.cached_tokens, 0);
+        assert_eq!(restarted.stats().disk_cache.unwrap().read_blocks, 0);
+    }
+}
+
+#[test]
+fn damaged_blocks_on_the_disk_are_computed_again() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = fixture("llama-3.1");
+    let prompt = text(78, 200);
+    let disk_cache =
+        Some(DiskCacheConfig { folder: root.path().to_owned(), bytes_max: 1 << 30, always_read: true });
+    let config = EngineConfig { disk_cache, ..EngineConfig::default() };
+    let expected = run(&engine(&folder, config.clone()), &prompt, |_| {});
+    let mut files: Vec<_> =
+        std::fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files = std::fs::read_dir(&files[0]).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() >= 6);
+    for file in &files {
+        let mut bytes = std::fs::read(file).unwrap();
+        let at = bytes.len() - 100;
+        bytes[at] ^= 4;
+        std::fs::write(file, bytes).unwrap();
+    }
+    let restarted = engine(&folder, config);
+    let again = run(&restarted, &prompt, |_| {});
+    assert_eq!(bits(&again), bits(&expected));
+    assert_eq!(again.answers[0].usage.cached_tokens, 0);
+    assert_eq!(restarted.stats().disk_cache.unwrap().refused_blocks, 1);
+}
+
+/// Blocks that had to go for others' sake come back from the disk.
+#[test]
+fn a_cache_that_is_too_small_is_spilled_to_the_disk() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = fixture("llama-3.1");
+    let disk_cache =
+        Some(DiskCacheConfig { folder: root.path().to_owned(), bytes_max: 1 << 30, always_read: true });
+    let tight =
+        EngineConfig { context_length: Some(256), kv_cache_tokens: Some(256), ..EngineConfig::default() };
+    let roomy = engine(&folder, EngineConfig { prefix_cache: false, ..tight.clone() });
+    let tight = engine(&folder, EngineConfig { disk_cache, ..tight });
+    for _ in 0..3 {
+        for i in 0..4 {
+            let prompt = text(i, 200);
+            let outcome = run(&tight, &prompt, |_| {});
+            assert_eq!(bits(&outcome), bits(&run(&roomy, &prompt, |_| {})), "prompt {i}");
+            let least = 6 * (u64::from(i) + 1);
+            let written = || tight.stats().disk_cache.unwrap().written_blocks >= least;
+            eventually("the blocks are on the disk", written);
+        }
+    }
+    assert!(
+        tight.stats().disk_cache.unwrap().read_blocks >= 6 * 4,
+        "two blocks of eight stay in memory at most"
+    );
+    eventually("all blocks are free", || all_free(&tight));
+}
+
 #[test]
 fn preempted_sequences_go_on_as_if_nothing_had_been() {
     for prefix_cache in [false, true] {
-        let roomy =
-            EngineConfig { prefix_cache, context_length: Some(128), threads: 2, ..EngineConfig::default() };
+        // 400 blocks and 4.
+        let roomy = EngineConfig {
+            prefix_cache,
+            context_length: Some(128),
+            kv_cache_tokens: Some(12_800),
+            threads: 2,
+            ..EngineConfig::default()
+        };
         let tight = EngineConfig { kv_cache_tokens: Some(128), ..roomy.clone() };
         let folder = fixture("llama-3.1");
         let (roomy, tight) = (engine(&folder, roomy), engine(&folder, tight));
