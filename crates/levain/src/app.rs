@@ -3,13 +3,14 @@
 use std::future::Future;
 use std::path::Path;
 
-use levain_engine::EngineConfig;
+use levain_engine::{DiskCacheConfig, EngineConfig};
 use levain_hub::{Hub, HubConfig, ModelRef, StoredModel};
 use tokio::runtime::Runtime;
 
 use crate::cli::EngineArgs;
 use crate::env;
 use crate::error::CliError;
+use crate::paths;
 use crate::printer::Printer;
 use crate::progress::Bars;
 use crate::settings::{self, Settings};
@@ -123,6 +124,19 @@ impl App {
         }
         config.memory_limit =
             args.memory.or_else(|| setting("memory").and_then(|text| settings::byte_size(text).ok()));
+        let kept = args.cache_disk;
+        if let Some(bytes_max) =
+            kept.or_else(|| setting("cache_disk").and_then(|text| settings::byte_size(text).ok()))
+        {
+            let named = args.cache_dir.clone().or_else(|| setting("cache_dir").map(Into::into));
+            let folder = named.or_else(paths::kv_cache).ok_or_else(|| {
+                CliError::input_with(
+                    "there is no folder to keep the KV cache in",
+                    "name one with --cache-dir",
+                )
+            })?;
+            config.disk_cache = Some(DiskCacheConfig { folder, bytes_max, always_read: false });
+        }
         Ok(config)
     }
 }

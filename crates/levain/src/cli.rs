@@ -106,6 +106,12 @@ pub(crate) struct EngineArgs {
     /// The most memory to use, for example 20G
     #[arg(long, value_name = "SIZE", value_parser = settings::byte_size)]
     pub(crate) memory: Option<u64>,
+    /// Keep up to so much of what was computed on the disk, for prompts that begin alike
+    #[arg(long, value_name = "SIZE", value_parser = settings::byte_size)]
+    pub(crate) cache_disk: Option<u64>,
+    /// The folder for it [default: kv in Levain's cache folder]
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    pub(crate) cache_dir: Option<PathBuf>,
 }
 
 /// How answers are generated.

@@ -37,6 +37,11 @@ pub(crate) const ENV_VARS: &[EnvVar] = &[
     var("LEVAIN_SPECULATE", "draft tokens ahead without changing answers: off, lookup or mtp"),
     var("LEVAIN_KV_CACHE_TYPE", "how the KV cache stores its numbers: auto, f32, f16 or q8_0"),
     var("LEVAIN_MEMORY", "the most memory to use, for example 20G"),
+    var(
+        "LEVAIN_CACHE_DISK",
+        "keep up to so much of what was computed on the disk, for prompts that begin alike",
+    ),
+    var("LEVAIN_CACHE_DIR", "the folder for LEVAIN_CACHE_DISK"),
     var("LEVAIN_HOST", "where `levain serve` listens: host, :port, host:port or http://host:port"),
     secret("LEVAIN_API_KEY", "the key that clients of `levain serve` must show"),
     var("LEVAIN_ORIGINS", "web origins whose pages may call `levain serve`, separated by commas"),

@@ -38,6 +38,11 @@ pub(crate) fn system_configs() -> Vec<PathBuf> {
     files
 }
 
+/// The folder in which blocks of the KV cache are kept.
+pub(crate) fn kv_cache() -> Option<PathBuf> {
+    xdg("XDG_CACHE_HOME", ".cache", "cache").map(|dir| dir.join("kv"))
+}
+
 /// The file that remembers what was typed into `levain chat`.
 pub(crate) fn history() -> Option<PathBuf> {
     xdg("XDG_STATE_HOME", ".local/state", "state").map(|dir| dir.join("chat_history"))

@@ -81,6 +81,22 @@ pub(crate) const SETTINGS: &[Setting] = &[
         check: |text| byte_size(text).map(drop),
     },
     Setting {
+        key: "cache_disk",
+        env: "LEVAIN_CACHE_DISK",
+        help: "keep up to so much of what was computed on the disk, for prompts that begin alike, for example \"4G\"",
+        default: "none",
+        secret: false,
+        check: |text| byte_size(text).map(drop),
+    },
+    Setting {
+        key: "cache_dir",
+        env: "LEVAIN_CACHE_DIR",
+        help: "the folder for cache_disk",
+        default: "kv in Levain's cache folder",
+        secret: false,
+        check: |_| Ok(()),
+    },
+    Setting {
         key: "chat.system",
         env: "LEVAIN_SYSTEM",
         help: "the system message of every new conversation",

@@ -1,12 +1,8 @@
 //! Bounds of what requests may ask for, and how tenants are told apart.
 
-use std::{
-    hash::{BuildHasher, RandomState},
-    sync::OnceLock,
-};
-
 use levain_chat::ProviderError;
 use levain_engine::{ANSWERS_MAX, TOP_LOGPROBS_MAX};
+use sha2::{Digest, Sha256};
 
 use crate::{
     guide::invalid,
@@ -40,8 +36,24 @@ pub(crate) fn check_stops(stops: &[String]) -> Result<(), ProviderError> {
     Ok(())
 }
 
-/// The engine's number for a tenant: the same for the same name, and not to be guessed from outside.
+/// The engine's number for a tenant: the same for the same name, also after a restart, as caches on the disk outlive
+/// the program. Nobody chooses names: they are digests of keys that the operator made.
 pub(crate) fn tenant(name: Option<&str>) -> u64 {
-    static KEY: OnceLock<RandomState> = OnceLock::new();
-    name.map_or(0, |name| KEY.get_or_init(RandomState::new).hash_one(name))
+    name.map_or(0, |name| {
+        let digest = Sha256::new().chain_update(b"levain tenant 1").chain_update(name).finalize();
+        digest.iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tenant;
+
+    /// Blocks on the disk are found by it after a restart.
+    #[test]
+    fn a_tenant_keeps_its_number() {
+        assert_eq!(tenant(None), 0);
+        assert_eq!(tenant(Some("0123456789abcdef")), 0x44ad_b35a_5210_0e75);
+        assert_ne!(tenant(Some("a")), tenant(Some("b")));
+    }
 }
