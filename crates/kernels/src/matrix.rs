@@ -47,6 +47,27 @@ impl Matrix {
         Self::pack_any(dtype, rows, cols, data, Vec::new(), pool)
     }
 
+    /// Packs other weights of the same shape and format into the memory of these; `scales` are those of
+    /// [`Matrix::pack_f8`], and empty for every other format.
+    ///
+    /// # Errors
+    /// As for [`Matrix::pack`] and [`Matrix::pack_f8`]; the matrix keeps its weights then.
+    pub fn repack(&mut self, data: &[u8], scales: &[f32], pool: &Pool) -> Result<(), KernelError> {
+        let Self { dtype, rows, cols, .. } = *self;
+        match dtype {
+            DType::F8E4M3 => check_f8(rows, cols, data, scales)?,
+            _ if scales.is_empty() => {}
+            _ => return Err(KernelError::BadScales { dtype, reason: "this format has none" }),
+        }
+        let needed = dtype.row_bytes(cols).unwrap_or(0) * rows;
+        if data.len() != needed {
+            return Err(KernelError::WrongLength { dtype, rows, cols, needed, given: data.len() });
+        }
+        self.scales.copy_from_slice(scales);
+        // What fills up the last panel is zero already and stays so.
+        pack_panels(dtype, cols, self.layout, data, &mut self.data, pool)
+    }
+
     /// Packs 8-bit floats with one scale per block of 128 x 128, as DeepSeek-V3 publishes them
     /// (`weight_scale_inv`): `scales` is `[rows.div_ceil(128), cols.div_ceil(128)]`.
     ///
@@ -60,17 +81,8 @@ impl Matrix {
         scales: &[f32],
         pool: &Pool,
     ) -> Result<Self, KernelError> {
-        let dtype = DType::F8E4M3;
-        if Some(scales.len()) != rows.div_ceil(F8_BLOCK).checked_mul(cols.div_ceil(F8_BLOCK)) {
-            return Err(KernelError::BadScales { dtype, reason: "their number does not fit the shape" });
-        }
-        if scales.iter().any(|scale| !scale.is_finite()) {
-            return Err(KernelError::BadScales { dtype, reason: "one of them is not a finite number" });
-        }
-        if let Some(at) = data.iter().position(|byte| byte & 0x7f == 0x7f) {
-            return Err(KernelError::NotFinite { dtype, row: at.checked_div(cols).unwrap_or(0) });
-        }
-        Self::pack_any(dtype, rows, cols, data, scales.to_vec(), pool)
+        check_f8(rows, cols, data, scales)?;
+        Self::pack_any(DType::F8E4M3, rows, cols, data, scales.to_vec(), pool)
     }
 
     fn pack_any(
@@ -94,28 +106,7 @@ impl Matrix {
         let bytes = layout.stride.checked_mul(panels(rows)).ok_or(bad_shape)?;
         let mut packed = PageBuffer::zeroed(bytes).ok_or(KernelError::OutOfMemory { bytes })?;
         packed.prefer_huge_pages();
-        let to = PanelsOut { start: packed.as_mut_ptr(), stride: layout.stride };
-        let bad_row = AtomicUsize::new(rows);
-        pool.run(panels(rows), &|panel| {
-            // SAFETY: each task takes another panel of the buffer, which outlives the region.
-            let out = unsafe { to.panel(panel) };
-            let from = panel * LANES * row_bytes;
-            let source = &data[from..data.len().min(from + LANES * row_bytes)];
-            match dtype.block_bytes() {
-                1 => pack_floats::<1>(cols, source, out),
-                2 => pack_floats::<2>(cols, source, out),
-                4 => pack_floats::<4>(cols, source, out),
-                _ => {
-                    if let Err(row) = pack_quants(dtype, layout, cols, source, out) {
-                        bad_row.fetch_min(panel * LANES + row, Ordering::Relaxed);
-                    }
-                }
-            }
-        });
-        let row = bad_row.into_inner();
-        if row < rows {
-            return Err(KernelError::NotFinite { dtype, row });
-        }
+        pack_panels(dtype, cols, layout, data, &mut packed, pool)?;
         Ok(Self { dtype, rows, cols, layout, data: packed, scales })
     }
 
@@ -193,6 +184,55 @@ impl fmt::Debug for Matrix {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "Matrix({} x {}, {})", self.rows, self.cols, self.dtype)
     }
+}
+
+/// Checks 8-bit floats and the scales of their blocks.
+fn check_f8(rows: usize, cols: usize, data: &[u8], scales: &[f32]) -> Result<(), KernelError> {
+    let dtype = DType::F8E4M3;
+    if Some(scales.len()) != rows.div_ceil(F8_BLOCK).checked_mul(cols.div_ceil(F8_BLOCK)) {
+        return Err(KernelError::BadScales { dtype, reason: "their number does not fit the shape" });
+    }
+    if scales.iter().any(|scale| !scale.is_finite()) {
+        return Err(KernelError::BadScales { dtype, reason: "one of them is not a finite number" });
+    }
+    match data.iter().position(|byte| byte & 0x7f == 0x7f) {
+        Some(at) => Err(KernelError::NotFinite { dtype, row: at.checked_div(cols).unwrap_or(0) }),
+        None => Ok(()),
+    }
+}
+
+/// Packs rows of `cols` values, as many as `data` has, into `packed`, which has a panel for each 16 of them.
+fn pack_panels(
+    dtype: DType,
+    cols: usize,
+    layout: Layout,
+    data: &[u8],
+    packed: &mut [u8],
+    pool: &Pool,
+) -> Result<(), KernelError> {
+    let row_bytes = dtype.row_bytes(cols).ok_or(KernelError::PartialBlock { dtype, cols })?;
+    let rows = data.len() / row_bytes;
+    assert_eq!(packed.len(), layout.stride * panels(rows), "a panel for each 16 rows");
+    let to = PanelsOut { start: packed.as_mut_ptr(), stride: layout.stride };
+    let bad_row = AtomicUsize::new(rows);
+    pool.run(panels(rows), &|panel| {
+        // SAFETY: each task takes another panel of the buffer, which outlives the region.
+        let out = unsafe { to.panel(panel) };
+        let from = panel * LANES * row_bytes;
+        let source = &data[from..data.len().min(from + LANES * row_bytes)];
+        match dtype.block_bytes() {
+            1 => pack_floats::<1>(cols, source, out),
+            2 => pack_floats::<2>(cols, source, out),
+            4 => pack_floats::<4>(cols, source, out),
+            _ => {
+                if let Err(row) = pack_quants(dtype, layout, cols, source, out) {
+                    bad_row.fetch_min(panel * LANES + row, Ordering::Relaxed);
+                }
+            }
+        }
+    });
+    let row = bad_row.into_inner();
+    if row < rows { Err(KernelError::NotFinite { dtype, row }) } else { Ok(()) }
 }
 
 /// Panels that threads write, each another one.

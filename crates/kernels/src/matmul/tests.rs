@@ -144,6 +144,30 @@ fn rows_come_back_as_they_went_in() {
 }
 
 #[test]
+fn weights_packed_over_others_are_as_if_packed_anew() {
+    let pool = Pool::new(2);
+    let mut random = Random(4);
+    for dtype in DType::ALL {
+        let (rows, cols) = (37, 2 * dtype.block_len().max(8));
+        let other = weights(dtype, rows, cols, &mut random, dtype != DType::F8E4M3);
+        let bytes = weights(dtype, rows, cols, &mut random, false);
+        let mut matrix = pack(dtype, rows, cols, &other, &pool);
+        let scales: &[f32] = if dtype == DType::F8E4M3 { &[2.0] } else { &[] };
+        matrix.repack(&bytes, scales, &pool).unwrap();
+        let fresh = match dtype {
+            DType::F8E4M3 => Matrix::pack_f8(rows, cols, &bytes, scales, &pool).unwrap(),
+            _ => Matrix::pack(dtype, rows, cols, &bytes, &pool).unwrap(),
+        };
+        let x = random.vec(3 * cols);
+        let (ours, theirs) = (product(isa(), &pool, &matrix, &x, 3), product(isa(), &pool, &fresh, &x, 3));
+        assert_same_bits(&ours, &theirs, dtype.name());
+        assert!(matrix.repack(&bytes[1..], scales, &pool).is_err(), "{dtype}");
+        assert!(matrix.repack(&bytes, &[1.0, 1.0], &pool).is_err(), "{dtype}");
+        assert_same_bits(&product(isa(), &pool, &matrix, &x, 3), &theirs, dtype.name());
+    }
+}
+
+#[test]
 fn products_are_near_the_exact_ones() {
     let pool = Pool::new(2);
     let mut random = Random(5);
