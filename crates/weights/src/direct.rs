@@ -9,9 +9,12 @@
     reason = "a place lies within its file, as was checked when the checkpoint was opened, and buffers are sized from it"
 )]
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
+#[cfg(target_os = "linux")]
+use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use levain_kernels::DType;
 
@@ -34,8 +37,18 @@ pub struct TensorPlace {
 /// The files of a checkpoint, open for reading tensors as a whole. May be used by several threads at once.
 #[derive(Debug)]
 pub struct TensorReader {
-    files: Vec<(PathBuf, File)>,
-    direct: bool,
+    files: Vec<ReaderFile>,
+}
+
+#[derive(Debug)]
+struct ReaderFile {
+    path: PathBuf,
+    /// For direct reads, where the file system has them.
+    direct: Option<File>,
+    /// For reads through the system's cache.
+    cached: File,
+    /// Whether the file system has refused a direct read.
+    refused: AtomicBool,
 }
 
 /// Memory that a tensor is read into, with room for the alignment that direct reads need.
@@ -62,21 +75,14 @@ impl ReadBuffer {
 
 impl TensorReader {
     pub(crate) fn open(paths: &[PathBuf]) -> Result<Self, WeightsError> {
-        let open = |direct: bool| {
-            let files = paths.iter().map(|path| Ok((path.clone(), open(path, direct)?)));
-            files.collect::<Result<Vec<_>, WeightsError>>()
-        };
-        match open(true) {
-            Ok(files) => Ok(Self { files, direct: cfg!(target_os = "linux") }),
-            // A file system in memory, for one, has no direct reads.
-            Err(_) => Ok(Self { files: open(false)?, direct: false }),
-        }
+        let files = paths.iter().map(|path| ReaderFile::open(path));
+        Ok(Self { files: files.collect::<Result<_, _>>()? })
     }
 
     /// Whether reads go past the system's cache.
     #[must_use]
     pub fn is_direct(&self) -> bool {
-        self.direct
+        self.files.iter().all(|file| file.direct().is_some())
     }
 
     /// Reads a tensor; its bytes are then [`ReadBuffer::bytes`].
@@ -84,7 +90,7 @@ impl TensorReader {
     /// # Errors
     /// If the file can't be read or has become shorter.
     pub fn read(&self, place: &TensorPlace, buffer: &mut ReadBuffer) -> Result<(), WeightsError> {
-        let Some((path, file)) = self.files.get(place.file) else {
+        let Some(file) = self.files.get(place.file) else {
             let missing = io::Error::new(io::ErrorKind::NotFound, "no such file in this checkpoint");
             return Err(WeightsError::io(Path::new(""), missing));
         };
@@ -96,13 +102,41 @@ impl TensorReader {
         }
         let aligned = buffer.memory.as_ptr().align_offset(ALIGN).min(ALIGN);
         let target = &mut buffer.memory[aligned..aligned + wanted];
-        let read = read_at(file, target, from as u64).map_err(|e| WeightsError::io(path, e))?;
+        let read = file.read_at(target, from as u64).map_err(|e| WeightsError::io(&file.path, e))?;
         if read < skipped + place.len {
             let short = io::Error::new(io::ErrorKind::UnexpectedEof, "the file has become shorter");
-            return Err(WeightsError::io(path, short));
+            return Err(WeightsError::io(&file.path, short));
         }
         (buffer.start, buffer.len) = (aligned + skipped, place.len);
         Ok(())
+    }
+}
+
+impl ReaderFile {
+    fn open(path: &Path) -> Result<Self, WeightsError> {
+        let cached = File::open(path).map_err(|e| WeightsError::io(path, e))?;
+        // A file system in memory, for one, has no direct reads.
+        let direct = open_direct(path);
+        Ok(Self { path: path.to_owned(), direct, cached, refused: AtomicBool::new(false) })
+    }
+
+    fn direct(&self) -> Option<&File> {
+        self.direct.as_ref().filter(|_| !self.refused.load(Ordering::Relaxed))
+    }
+
+    /// Fills `target` from `offset` on, or as much of it as the file has.
+    fn read_at(&self, target: &mut [u8], offset: u64) -> io::Result<usize> {
+        if let Some(file) = self.direct() {
+            match read_at(file, target, offset) {
+                // Some file systems open a file for direct reads and then refuse to read it, or want addresses to be
+                // multiples of more.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    self.refused.store(true, Ordering::Relaxed);
+                }
+                result => return result,
+            }
+        }
+        read_at(&self.cached, target, offset)
     }
 }
 
@@ -141,17 +175,16 @@ fn read_at(file: &File, target: &mut [u8], offset: u64) -> io::Result<usize> {
     Ok(done)
 }
 
-fn open(path: &Path, direct: bool) -> Result<File, WeightsError> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    #[cfg(target_os = "linux")]
-    if direct {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.custom_flags(libc::O_DIRECT);
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = direct;
-    options.open(path).map_err(|e| WeightsError::io(path, e))
+#[cfg(target_os = "linux")]
+fn open_direct(path: &Path) -> Option<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_direct(_path: &Path) -> Option<File> {
+    None
 }
 
 #[cfg(test)]
@@ -165,8 +198,9 @@ mod tests {
         let contents: Vec<u8> = (0..20_011_u32).map(|i| (i * 7 % 251) as u8).collect();
         std::fs::write(&path, &contents).unwrap();
         for direct in [true, false] {
-            let file = open(&path, direct).unwrap();
-            let reader = TensorReader { files: vec![(path.clone(), file)], direct };
+            let mut file = ReaderFile::open(&path).unwrap();
+            file.direct = file.direct.filter(|_| direct);
+            let reader = TensorReader { files: vec![file] };
             let mut buffer = ReadBuffer::default();
             for (start, len) in
                 [(0, 1), (1, 4095), (4095, 2), (4096, 4096), (12_288, 7723), (20_010, 1), (3, 20_008)]
@@ -177,6 +211,21 @@ mod tests {
             }
             let beyond = TensorPlace { dtype: DType::Q8_0, file: 0, start: 20_000, len: 12 };
             assert!(reader.read(&beyond, &mut buffer).unwrap_err().to_string().contains("shorter"));
+        }
+    }
+
+    #[test]
+    fn a_refused_direct_read_goes_through_the_cache() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        std::fs::write(&path, [7; 10_000]).unwrap();
+        let file = ReaderFile::open(&path).unwrap();
+        // No address, length or offset that a direct read could have.
+        let mut memory = [0; 200];
+        assert_eq!(file.read_at(&mut memory[1..101], 9951).unwrap(), 49);
+        assert_eq!(memory[..51], [&[0][..], &[7; 49], &[0]].concat());
+        if file.direct.is_some() {
+            assert!(!TensorReader { files: vec![file] }.is_direct());
         }
     }
 }
