@@ -255,6 +255,12 @@ pub enum ConfigProblem {
         /// The other field's value.
         divisor: usize,
     },
+    /// Two fields say different things.
+    #[error("contradicts {other}: remove one of them")]
+    Contradicts {
+        /// The other field's name.
+        other: &'static str,
+    },
     /// A name that Levain does not know.
     #[error("is {found:?}, which Levain doesn't support; supported: {supported}")]
     Unsupported {

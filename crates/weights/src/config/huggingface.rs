@@ -178,13 +178,24 @@ fn rope(
 ) -> Result<RopeConfig, WeightsError> {
     // Newer files hold all of it in `rope_parameters`; older ones theta outside and the rest in `rope_scaling`.
     let newer = f.object("rope_parameters", "rope_parameters.")?;
-    let theta = match newer {
-        Some(r) => r.f64("rope_theta")?.or(f.f64("rope_theta")?),
-        None => f.f64("rope_theta")?,
+    let older = f.object("rope_scaling", "rope_scaling.")?;
+    let inner = newer.map_or(Ok(None), |r| r.f64("rope_theta"))?;
+    let theta = match (inner, f.f64("rope_theta")?) {
+        (Some(inner), Some(outer)) if inner != outer => {
+            return Err(
+                f.error("rope_theta", ConfigProblem::Contradicts { other: "rope_parameters.rope_theta" })
+            );
+        }
+        (inner, outer) => inner.or(outer),
     };
-    let scaling = match newer {
-        Some(r) => Some(r),
-        None => f.object("rope_scaling", "rope_scaling.")?,
+    let scaling = |fields: Option<Fields<'_>>| {
+        fields.map(|fields| rope_scaling(fields, max_position_embeddings)).transpose()
+    };
+    let scaling = match (scaling(newer)?, scaling(older)?) {
+        (Some(newer), Some(older)) if newer != older => {
+            return Err(f.error("rope_scaling", ConfigProblem::Contradicts { other: "rope_parameters" }));
+        }
+        (newer, older) => newer.or(older).unwrap_or(RopeScaling::None),
     };
     let interleaved = match model_type {
         ModelType::DeepseekV2 => true,
@@ -195,15 +206,15 @@ fn rope(
         theta: theta.unwrap_or(10_000.0),
         dim: mla.as_ref().map_or(head_dim, |mla| mla.qk_rope_head_dim),
         style: if interleaved { RopeStyle::Interleaved } else { RopeStyle::HalfSplit },
-        scaling: match scaling {
-            Some(s) => rope_scaling(s, max_position_embeddings)?,
-            None => RopeScaling::None,
-        },
+        scaling,
     })
 }
 
 fn rope_scaling(s: Fields<'_>, max_position_embeddings: usize) -> Result<RopeScaling, WeightsError> {
     let (field, name) = match (s.string("rope_type")?, s.string("type")?) {
+        (Some(newer), Some(older)) if newer != older => {
+            return Err(s.error("type", ConfigProblem::Contradicts { other: "rope_type" }));
+        }
         (Some(name), _) => ("rope_type", name),
         (None, Some(name)) => ("type", name),
         (None, None) => ("rope_type", "default"),
@@ -261,6 +272,10 @@ fn quantization(f: Fields<'_>) -> Result<Option<Fp8Config>, WeightsError> {
     let weight_block_size = sides.ok_or_else(|| {
         q.error("weight_block_size", ConfigProblem::WrongType { found: found.to_owned(), expected })
     })?;
+    if weight_block_size != [128, 128] {
+        let found = format!("{weight_block_size:?}");
+        return Err(unsupported(q, "weight_block_size", &found, "[128, 128]"));
+    }
     Ok(Some(Fp8Config { weight_block_size }))
 }
 

@@ -204,15 +204,19 @@ impl Keys<'_> {
     fn mla(&self) -> Result<MlaConfig, WeightsError> {
         let rope = self.usize("rope.dimension_count")?;
         // Newer files describe the compressed cache in key_length and value_length and the heads in these.
-        let (key, value) = match self.optional_usize("attention.key_length_mla")? {
-            Some(key) => (key, self.usize("attention.value_length_mla")?),
-            None => (self.usize("attention.key_length")?, self.usize("attention.value_length")?),
+        let newer = "attention.key_length_mla";
+        let (name, key, value) = match self.optional_usize(newer)? {
+            Some(key) => (newer, key, self.usize("attention.value_length_mla")?),
+            None => {
+                let name = "attention.key_length";
+                (name, self.usize(name)?, self.usize("attention.value_length")?)
+            }
         };
         if key <= rope {
             #[expect(clippy::cast_precision_loss, reason = "only shown in a message")]
             let value = key as f64;
             let expected = format!("more than the {rope} rotated dimensions");
-            return Err(self.error("attention.key_length_mla", ConfigProblem::OutOfRange { value, expected }));
+            return Err(self.error(name, ConfigProblem::OutOfRange { value, expected }));
         }
         Ok(MlaConfig {
             q_lora_rank: self.optional_usize("attention.q_lora_rank")?.filter(|&rank| rank > 0),

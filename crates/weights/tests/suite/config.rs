@@ -201,6 +201,93 @@ fn deepseek_fields_are_read_and_checked() {
     refused(&v3, json!({"attention_bias": true}), "attention_bias");
 }
 
+/// The numbers of latent attention and of the experts, one by one.
+#[test]
+fn impossible_values_of_deepseek_are_refused_by_field() {
+    let sizes =
+        ["kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "moe_intermediate_size"];
+    let counts = ["n_routed_experts", "num_experts_per_tok", "n_group", "topk_group", "moe_layer_freq"];
+    let optional = ["n_shared_experts", "first_k_dense_replace", "num_nextn_predict_layers"];
+    for spec in [ModelSpec::deepseek_v2(), ModelSpec::deepseek_v3()] {
+        for field in sizes.into_iter().chain(counts).chain(["q_lora_rank"]).chain(optional) {
+            let named = format!("{field}: ");
+            refused(&spec, json!({ field: -1 }), &named);
+            refused(&spec, json!({ field: "8" }), &named);
+            refused(&spec, json!({ field: 1.5 }), &named);
+            refused(&spec, json!({ field: [8] }), &named);
+            refused(&spec, json!({ field: true }), &named);
+            for huge in [json!(u64::MAX), json!(i64::MAX), json!(1u64 << 40), json!(1e300), json!(1e15)] {
+                refused(&spec, json!({ field: huge }), field);
+            }
+            if !optional.contains(&field) {
+                refused(&spec, json!({ field: 0 }), field);
+            }
+        }
+        for field in sizes.into_iter().chain(["num_experts_per_tok"]) {
+            refused(&spec, json!({ field: null }), &format!("{field}: is missing"));
+        }
+        for scale in [json!(0), json!(-2.5), json!(1e9), json!("2.5"), json!(1e-60)] {
+            refused(&spec, json!({"routed_scaling_factor": scale}), "routed_scaling_factor: ");
+        }
+        refused(&spec, json!({"norm_topk_prob": "yes"}), "norm_topk_prob: ");
+        for (field, supported) in [
+            ("scoring_func", "supported: softmax, sigmoid"),
+            ("topk_method", "supported: greedy, group_limited_greedy, noaux_tc"),
+            ("hidden_act", "supported: silu"),
+        ] {
+            refused(&spec, json!({ field: "other" }), &format!("{field}: is \"other\""));
+            refused(&spec, json!({ field: "other" }), supported);
+            refused(&spec, json!({ field: 3 }), &format!("{field}: is 3"));
+        }
+        let block =
+            |size: Value| json!({"quantization_config": {"quant_method": "fp8", "weight_block_size": size}});
+        for size in
+            [json!([64, 64]), json!([128]), json!([0, 128]), json!(128), json!([-1, 128]), json!(null)]
+        {
+            refused(&spec, block(size), "quantization_config.weight_block_size: ");
+        }
+        parse(&with(&spec, block(json!([128, 128])))).unwrap();
+    }
+    for field in ["n_group", "topk_group"] {
+        refused(&ModelSpec::deepseek_v3(), json!({ field: null }), &format!("{field}: is missing"));
+    }
+}
+
+#[test]
+fn contradictory_rope_settings_are_refused() {
+    let v3 = ModelSpec::deepseek_v3();
+    let yarn = json!({"type": "yarn", "factor": 40, "original_max_position_embeddings": 16});
+    let other = json!({"type": "yarn", "factor": 4, "original_max_position_embeddings": 16});
+    refused(
+        &v3,
+        json!({"rope_scaling": yarn, "rope_parameters": other}),
+        "rope_scaling: contradicts rope_parameters",
+    );
+    let theta = json!({"rope_theta": 10000, "rope_parameters": {"rope_type": "default", "rope_theta": 5}});
+    refused(&v3, theta, "rope_theta: contradicts rope_parameters.rope_theta");
+    let types = json!({"rope_scaling": {"type": "yarn", "rope_type": "linear", "factor": 4}});
+    refused(&v3, types, "rope_scaling.type: contradicts rope_type");
+    // Said twice is not contradicted.
+    let same = parse(&with(&v3, json!({"rope_scaling": yarn, "rope_parameters": yarn}))).unwrap();
+    assert_eq!(same, parse(&with(&v3, json!({"rope_scaling": yarn}))).unwrap());
+    for (changes, field) in [
+        (json!({"factor": 0}), "rope_scaling.factor"),
+        (json!({"factor": -40}), "rope_scaling.factor"),
+        (json!({"factor": null}), "rope_scaling.factor"),
+        (json!({"original_max_position_embeddings": 0}), "rope_scaling.original_max_position_embeddings"),
+        (json!({"beta_fast": 0.5}), "rope_scaling.beta_fast"),
+        (json!({"beta_slow": 0}), "rope_scaling.beta_slow"),
+        (json!({"mscale": -1}), "rope_scaling.mscale"),
+        (json!({"mscale_all_dim": 1e9}), "rope_scaling.mscale_all_dim"),
+        (json!({"attention_factor": 0}), "rope_scaling.attention_factor"),
+        (json!({"type": "longrope"}), "rope_scaling.type"),
+    ] {
+        let mut scaling = yarn.clone();
+        scaling.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        refused(&v3, json!({ "rope_scaling": scaling }), field);
+    }
+}
+
 #[test]
 fn the_distilled_models_unusual_values_are_kept() {
     let json = json!({"rope_theta": 10000, "tie_word_embeddings": false});

@@ -188,6 +188,67 @@ fn impossible_metadata_are_refused_by_key() {
     refused("deepseek2", d("expert_used_count", 9u32.into()), "deepseek2.expert_used_count: is 9");
 }
 
+/// The keys of latent attention and of the experts, one by one.
+#[test]
+fn impossible_metadata_of_deepseek_are_refused_by_key() {
+    let refused = |key: &'static str, value: MetadataValue| {
+        let mut keys =
+            set(deepseek(), &[("rope.scaling.type", "yarn".into()), ("rope.scaling.factor", 40f32.into())]);
+        keys.extend([("expert_group_count", 2u32.into()), ("expert_group_used_count", 1u32.into())]);
+        let keys = set(keys, &[(key, value.clone())]);
+        let error = open("deepseek2", &keys, &[]).expect_err(&format!("{key} = {value:?} is accepted"));
+        let named = error.starts_with("m.gguf: ") && error.contains(key);
+        // What the file gives as a sum is checked by its parts.
+        assert!(
+            named || key == "attention.key_length" && error.contains("rope.dimension_count"),
+            "{key}: {error}"
+        );
+    };
+    let sizes = [
+        "attention.kv_lora_rank",
+        "attention.key_length",
+        "attention.value_length",
+        "expert_feed_forward_length",
+    ];
+    let counts = ["expert_used_count", "block_count", "attention.head_count", "embedding_length"];
+    let optional =
+        ["expert_count", "expert_shared_count", "leading_dense_block_count", "nextn_predict_layers"];
+    let groups = ["expert_group_count", "expert_group_used_count"];
+    for key in sizes.into_iter().chain(counts).chain(optional).chain(groups) {
+        refused(key, "8".into());
+        refused(key, MetadataValue::I32(-2));
+        refused(key, MetadataValue::F32(8.0));
+        refused(key, MetadataValue::Bool(true));
+        refused(key, MetadataValue::U64(u64::MAX));
+        refused(key, MetadataValue::U32(u32::MAX));
+        if sizes.contains(&key) || counts.contains(&key) {
+            refused(key, 0u32.into());
+        }
+    }
+    for key in ["rope.freq_base", "rope.scaling.factor", "expert_weights_scale"] {
+        for value in [f32::NAN, f32::INFINITY, -1.0, 1e30] {
+            refused(key, value.into());
+        }
+        refused(key, "1".into());
+    }
+    for key in ["rope.scaling.yarn_beta_slow", "rope.scaling.yarn_beta_fast"] {
+        refused(key, f32::NAN.into());
+        refused(key, (-1f32).into());
+    }
+    refused("rope.scaling.yarn_ext_factor", 0.5f32.into());
+    refused("rope.scaling.type", "longrope".into());
+    refused("rope.scaling.original_context_length", 0u32.into());
+    refused("expert_gating_func", 7u32.into());
+    refused("expert_weights_norm", 1u32.into());
+    // Three groups of eight experts, and more experts than the kept groups have.
+    let d = |changes: &[(&'static str, MetadataValue)]| open("deepseek2", &set(deepseek(), changes), &[]);
+    let groups =
+        |n: u32, used: u32| [("expert_group_count", n.into()), ("expert_group_used_count", used.into())];
+    assert!(d(&groups(3, 1)).unwrap_err().contains("expert_count: is 8"));
+    assert!(d(&groups(4, 5)).unwrap_err().contains("expert_group_used_count: is 5"));
+    assert!(d(&groups(8, 1)).unwrap_err().contains("expert_used_count: is 2, expected 1 to 1"));
+}
+
 #[test]
 fn recommended_sampling_is_read() {
     let mut writer = GgufWriter::new("llama");
