@@ -11,8 +11,8 @@ pub use error::{ErrorClass, ProviderError};
 pub use event::{ChatEvent, FinishReason, TokenLogprob, TopLogprob, Usage};
 pub use message::{Message, Part, Role, ToolCall};
 pub use provider::{
-    BoxFuture, ChatStream, CompletionEvent, CompletionStream, Embedding, ModelInfo, Provider, ProviderLoad,
-    RenderedPrompt,
+    BoxFuture, ChatStream, CompletionEvent, CompletionStream, Embedding, ExpertLoad, ModelInfo, Provider,
+    ProviderLoad, RenderedPrompt,
 };
 pub use request::{
     ChatRequest, CompletionPrompt, CompletionRequest, EmbeddingInput, EmbeddingRequest, Pooling,

@@ -140,6 +140,21 @@ pub struct ProviderLoad {
     pub kv_blocks_used: u64,
     /// Blocks of the KV cache that there are.
     pub kv_blocks_total: u64,
+    /// What reading experts from the disk has come to, where a model is larger than its memory.
+    pub experts: Option<ExpertLoad>,
+}
+
+/// Experts of a model that is larger than its memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ExpertLoad {
+    /// Uses of experts that were in memory.
+    pub hits: u64,
+    /// Uses of experts that had to be read.
+    pub misses: u64,
+    /// Bytes read.
+    pub bytes_read: u64,
+    /// Bytes of experts in memory.
+    pub resident_bytes: u64,
 }
 
 fn unsupported<'a, T: Send + 'a>(what: &'static str) -> BoxFuture<'a, Result<T, ProviderError>> {

@@ -96,6 +96,16 @@ impl Metrics {
         ] {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
         }
+        if let Some(experts) = load.experts {
+            for (kind, name, help, value) in [
+                ("counter", "levain_expert_hits_total", "Uses of experts found in memory.", experts.hits),
+                ("counter", "levain_expert_misses_total", "Uses of experts read from disk.", experts.misses),
+                ("counter", "levain_expert_bytes_read_total", "Bytes of experts read.", experts.bytes_read),
+                ("gauge", "levain_expert_resident_bytes", "Experts in memory.", experts.resident_bytes),
+            ] {
+                let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+            }
+        }
         if let Some(bytes) = resident_bytes() {
             let name = "process_resident_memory_bytes";
             let _ = writeln!(out, "# HELP {name} Resident memory.\n# TYPE {name} gauge\n{name} {bytes}");

@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures::stream::{self, StreamExt};
 use levain_chat::{
     BoxFuture, ChatEvent, ChatRequest, ChatStream, CompletionEvent, CompletionPrompt, CompletionRequest,
-    CompletionStream, Embedding, EmbeddingInput, EmbeddingRequest, ModelInfo, Provider, ProviderError,
-    ProviderLoad, RenderedPrompt,
+    CompletionStream, Embedding, EmbeddingInput, EmbeddingRequest, ExpertLoad, ModelInfo, Provider,
+    ProviderError, ProviderLoad, RenderedPrompt,
 };
 
 /// Token ids below this are bytes; this one begins a sequence.
@@ -275,7 +275,14 @@ impl Provider for FakeProvider {
 
     fn load(&self) -> ProviderLoad {
         let open = self.gauge.open();
-        ProviderLoad { running: open, waiting: 0, kv_blocks_used: open, kv_blocks_total: 1024 }
+        let experts = ExpertLoad { hits: 30, misses: 10, bytes_read: 5_000_000, resident_bytes: 2_000_000 };
+        ProviderLoad {
+            running: open,
+            waiting: 0,
+            kv_blocks_used: open,
+            kv_blocks_total: 1024,
+            experts: Some(experts),
+        }
     }
 }
 

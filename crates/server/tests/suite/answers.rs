@@ -262,6 +262,9 @@ async fn metrics_count_what_happened() {
         "levain_decode_token_seconds_bucket{le=\"0.005\"} 2",
         "levain_sequences_running 0",
         "levain_kv_blocks_total 1024",
+        "levain_expert_hits_total 30",
+        "levain_expert_misses_total 10",
+        "levain_expert_bytes_read_total 5000000",
     ] {
         assert!(page.lines().any(|found| found == line), "{line} is missing:\n{page}");
     }
