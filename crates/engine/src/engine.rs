@@ -79,7 +79,6 @@ impl Engine {
         let model_config = checkpoint.config()?;
         let plan = plan::plan(checkpoint, &config, free_memory())?;
         let pool = Pool::new(config.resolved_threads());
-        let kv = plan::allocate(&model_config, &config, &plan)?;
         let options = LoadOptions {
             rows_max: config.max_num_batched_tokens,
             logit_rows_max: plan::logit_rows(&config),
@@ -88,15 +87,16 @@ impl Engine {
             mtp: plan::loads_mtp(&model_config, &config),
             expanded: config.expanded_prompt_window > 0,
         };
+        let model = Model::load(checkpoint, &model_config, pool, &options)?;
+        // Only now is it certain that the description is that of the weights.
+        let kv = plan::allocate(&model_config, &config, &plan)?;
         let shared = Arc::new(Shared::default());
-        // Its folder is looked at while the weights are read.
         let disk = match &config.disk_cache {
             Some(disk) if config.prefix_cache => {
                 Some(open_disk_cache(disk, checkpoint, &model_config, &kv, &shared)?)
             }
             _ => None,
         };
-        let model = Model::load(checkpoint, &model_config, pool, &options)?;
         let mut worker = Worker::new(Arc::clone(&shared), model, kv, &config, &plan);
         if let Some(disk) = disk {
             worker.keep_on_disk(disk);

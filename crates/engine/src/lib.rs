@@ -27,12 +27,13 @@ mod spec;
 mod stats;
 mod worker;
 
+pub use arch::latent_dtype;
 pub use config::{CONTEXT_LENGTH_DEFAULT, EngineConfig, KvCacheType, Speculation};
 pub use cost::TokenCost;
 pub use disk::{DiskCacheConfig, DiskCacheStats};
 pub use engine::{Engine, RequestHandle, Shutdown};
 pub use error::EngineError;
-pub use experts::ExpertStats;
+pub use experts::{DiskSpeed, ExpertStats, measure_disk};
 pub use logits::logits;
 pub use memory::free_memory;
 pub use plan::{BLOCK_LEN, MemoryPlan, WeightSizes, plan, plan_for};

@@ -3,9 +3,9 @@
 use std::fmt;
 
 use levain_kernels::{DType, KvCache, KvDType, KvLayout};
-use levain_weights::{Checkpoint, ModelConfig};
+use levain_weights::{Checkpoint, ModelConfig, TensorEntry};
 
-use crate::arch::cols_max;
+use crate::arch::{cols_max, latent_dtype};
 use crate::config::{CONTEXT_LENGTH_DEFAULT, EngineConfig, KvCacheType, Speculation};
 use crate::cost::layer_of;
 use crate::disk;
@@ -21,7 +21,7 @@ const CONTEXT_LENGTH_MIN: usize = 512;
 /// The share of free memory that is left alone, for what is not planned: allocator, threads, the rest of the program.
 const MARGIN_DIVISOR: u64 = 64;
 
-/// Bytes of a checkpoint's tensors, by what they are for.
+/// Bytes of a checkpoint's tensors as they are held in memory, by what they are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct WeightSizes {
     /// Everything that every token needs.
@@ -40,7 +40,10 @@ impl WeightSizes {
     pub fn of(checkpoint: &Checkpoint, config: &ModelConfig) -> Self {
         let mut sizes = Self { all_f32: true, ..Self::default() };
         for tensor in checkpoint.entries() {
-            let bytes = tensor.bytes as u64;
+            if tensor.name == "lm_head.weight" && config.tie_word_embeddings {
+                continue;
+            }
+            let bytes = held_bytes(&tensor, config);
             let layer = layer_of(tensor.name);
             if layer.is_some_and(|layer| layer >= config.num_hidden_layers) {
                 // Embedding and head are copies of the model's and not loaded; later layers are not used.
@@ -66,6 +69,31 @@ impl WeightSizes {
         self.trunk_bytes.saturating_add(self.expert_bytes).saturating_add(self.mtp_bytes)
     }
 }
+
+/// Bytes of a tensor in memory: as many as in the file for most matrices, but for what fills up their last 16 rows;
+/// vectors and routers are kept as floats, and latent attention's `kv_b_proj` in another form.
+fn held_bytes(tensor: &TensorEntry<'_>, config: &ModelConfig) -> u64 {
+    let Some(stored) = tensor.storage.dtype() else { return tensor.bytes as u64 };
+    let &[.., rows, cols] = tensor.shape else {
+        return tensor.shape.iter().product::<usize>().saturating_mul(4) as u64;
+    };
+    if tensor.name.ends_with("_scale_inv") {
+        return tensor.bytes as u64;
+    }
+    let (dtype, rows) = if tensor.name.ends_with(".mlp.gate.weight") {
+        (DType::F32, rows)
+    } else if config.mla.is_some() && tensor.name.ends_with(".self_attn.kv_b_proj.weight") {
+        (latent_dtype(stored), rows)
+    } else {
+        (stored, rows)
+    };
+    let stacked: usize = tensor.shape.iter().rev().skip(2).product();
+    let row_bytes = dtype.row_bytes(cols).unwrap_or(0);
+    rows.next_multiple_of(PANEL_ROWS).saturating_mul(row_bytes).saturating_mul(stacked) as u64
+}
+
+/// Rows that weights are packed by.
+pub(crate) const PANEL_ROWS: usize = 16;
 
 /// Everything the engine allocates, in bytes. Printing it gives a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! DeepSeek-V2, V3 and R1: latent attention and a mixture of experts after some dense layers.
 
 use levain_kernels::{DType, ExpertStack, KvCache, Matrix, RopeTable};
-use levain_weights::{MlaConfig, ModelConfig, MoeConfig};
+use levain_weights::{MlaConfig, ModelConfig, MoeConfig, TopkMethod};
 
 use super::common::{
     Experts, Mla, MlaBuffers, Moe, MoeBuffers, QueryProjection, Router, rope_table, softmax_factor,
@@ -13,8 +13,8 @@ use crate::error::EngineError;
 use crate::experts::{ExpertCache, ExpertId, ExpertStats};
 use crate::ops::{ExpertStacks, ForwardBatch, GatedMlp, Ops, RmsNorm};
 
-/// Steps with more rows need most experts anyway.
-const READ_AHEAD_ROWS_MAX: usize = 4;
+/// Steps with more rows need most experts anyway, which one prediction a layer says as well as two.
+const PREDICT_TWICE_ROWS_MAX: usize = 4;
 
 /// The norms inside latent attention are built with their class's default, not with `rms_norm_eps`.
 const INNER_NORM_EPS: f32 = 1e-6;
@@ -66,8 +66,12 @@ impl Arch for Deepseek {
     fn layers(&mut self, ops: &mut Ops, batch: &ForwardBatch<'_>, kv: &mut KvCache, x: &mut [f32]) {
         let Self { layers, work, .. } = self;
         for (index, layer) in layers.iter().enumerate() {
-            work.layer(ops, batch, kv, index, layer, x);
-            work.read_ahead(ops, layers.get(index + 1), batch.n(), x);
+            let next = layers.get(index + 1);
+            work.layer(ops, batch, kv, index, layer, next, x);
+            if batch.n() <= PREDICT_TWICE_ROWS_MAX || matches!(layer.mlp, Mlp::Dense(_)) {
+                work.predict(ops, next, batch.n(), x);
+                work.read_predicted();
+            }
         }
     }
 
@@ -83,13 +87,13 @@ impl Arch for Deepseek {
         let Self { layers, work, mtp } = self;
         let (join, layer) = mtp.as_mut()?;
         join.join(ops, batch.n(), embedded, states, x);
-        work.layer(ops, batch, kv, layers.len(), layer, x);
+        work.layer(ops, batch, kv, layers.len(), layer, None, x);
         Some(&join.norm)
     }
 }
 
 impl Work {
-    /// Takes the residual stream `x` through one layer.
+    /// Takes the residual stream `x` through one layer; `next` is the one after it.
     fn layer(
         &mut self,
         ops: &mut Ops,
@@ -97,13 +101,20 @@ impl Work {
         kv: &mut KvCache,
         index: usize,
         layer: &DecoderLayer,
+        next: Option<&DecoderLayer>,
         x: &mut [f32],
     ) {
         let n = batch.n();
-        let Self { rope, normed, attention, experts, cache } = self;
+        let Self { rope, normed, attention, .. } = self;
         let normed = &mut normed[..x.len()];
         ops.norm(&layer.input_layernorm, x, n, normed);
         layer.self_attn.forward(ops, attention, rope, batch, kv, index, normed, x);
+        if matches!(layer.mlp, Mlp::Experts(_)) {
+            // Read while this layer's experts are computed, after those of them that are missing.
+            self.predict(ops, next, n, x);
+        }
+        let Self { normed, experts, cache, .. } = self;
+        let normed = &mut normed[..x.len()];
         ops.norm(&layer.post_attention_layernorm, x, n, normed);
         match (&layer.mlp, experts.as_mut()) {
             (Mlp::Experts(moe), Some(buffers)) => moe.forward(ops, buffers, cache.as_mut(), n, normed, x),
@@ -113,18 +124,23 @@ impl Work {
         }
     }
 
-    /// Begins to read the experts that the next layer will probably choose.
-    fn read_ahead(&mut self, ops: &mut Ops, next: Option<&DecoderLayer>, n: usize, x: &[f32]) {
+    /// Notes which experts the next layer will probably choose, given the residual stream `x` as it is now.
+    fn predict(&mut self, ops: &mut Ops, next: Option<&DecoderLayer>, n: usize, x: &[f32]) {
         let (Some(cache), Some(buffers), Some(next)) = (&mut self.cache, &mut self.experts, next) else {
             return;
         };
-        if let Mlp::Experts(moe) = &next.mlp
-            && n <= READ_AHEAD_ROWS_MAX
-        {
-            // What attention will add is not known yet; the choice is mostly the same without.
+        if let Mlp::Experts(moe) = &next.mlp {
+            // What is still to be added to it is not known yet; the choice is mostly the same without.
             let normed = &mut self.normed[..x.len()];
             ops.norm(&next.post_attention_layernorm, x, n, normed);
-            moe.read_ahead(ops, buffers, cache, n, normed);
+            moe.predict(ops, buffers, cache, n, normed);
+        }
+    }
+
+    /// Begins to read what was predicted last.
+    fn read_predicted(&mut self) {
+        if let Some(cache) = &mut self.cache {
+            cache.read_predicted();
         }
     }
 }
@@ -246,12 +262,7 @@ fn load_kv_b(
         return Ok((k_b, loader.stack(&format!("{p}.v_b_proj.weight"), [heads, v, c])?));
     }
     let (values, stored) = loader.floats(&format!("{p}.kv_b_proj.weight"), &[heads * (nope + v), c])?;
-    // A transposed matrix cannot keep its blocks; half precision holds what any of the smaller types can say.
-    let dtype = match stored {
-        DType::F32 | DType::BF16 => stored,
-        DType::F8E4M3 => DType::F32,
-        _ => DType::F16,
-    };
+    let dtype = latent_dtype(stored);
     let mut k_b = Vec::with_capacity(heads);
     let mut v_b = Vec::with_capacity(heads);
     for head in values.chunks_exact((nope + v) * c) {
@@ -260,6 +271,16 @@ fn load_kv_b(
         v_b.push(loader.pack_as(dtype, v, c, rest)?);
     }
     Ok((k_b, v_b))
+}
+
+/// What the halves of `kv_b_proj` are kept as. A transposed matrix cannot keep its blocks; half precision holds what
+/// any of the smaller types can say.
+pub fn latent_dtype(stored: DType) -> DType {
+    match stored {
+        DType::F32 | DType::BF16 => stored,
+        DType::F8E4M3 => DType::F32,
+        _ => DType::F16,
+    }
 }
 
 /// The transpose of a matrix; one that is quantised comes back in half precision.
@@ -288,14 +309,24 @@ fn load_experts(
     hidden: usize,
 ) -> Result<Moe, EngineError> {
     let experts = moe.n_routed_experts;
+    let name = |index| format!("{p}.experts.{index}");
+    if loader.contains(&format!("{}.gate_proj.weight", name(experts))) {
+        return Err(EngineError::ModelField {
+            field: "n_routed_experts",
+            value: experts.to_string(),
+            expected: "as many as there are experts in the weights, which have more",
+        });
+    }
     let bias = format!("{p}.gate.e_score_correction_bias");
     let router = Router {
         gate: loader.f32_matrix(&format!("{p}.gate.weight"), experts, hidden)?,
-        correction_bias: if loader.contains(&bias) { Some(loader.vector(&bias, experts)?) } else { None },
+        correction_bias: match moe.topk_method {
+            TopkMethod::NoauxTc => Some(loader.vector(&bias, experts)?),
+            TopkMethod::Greedy | TopkMethod::GroupLimitedGreedy => None,
+        },
         config: moe.clone(),
     };
     let width = moe.moe_intermediate_size;
-    let name = |index| format!("{p}.experts.{index}");
     let experts = match cache {
         Some(cache) => {
             for expert in 0..experts as u32 {

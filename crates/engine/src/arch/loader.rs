@@ -57,9 +57,11 @@ impl<'a> Loader<'a> {
         self.used.insert(name.to_owned());
         let bytes = tensor.bytes.len() / count.max(1);
         let parts = tensor.bytes.chunks_exact(bytes.max(1));
-        Ok(parts
+        let matrices = parts
             .map(|part| Matrix::pack(tensor.dtype, rows, cols, part, self.pool))
-            .collect::<Result<_, _>>()?)
+            .collect::<Result<_, _>>()?;
+        self.checkpoint.release(name)?;
+        Ok(matrices)
     }
 
     /// All values of a tensor as floats, and the type it is stored in.
@@ -75,6 +77,7 @@ impl<'a> Loader<'a> {
                 *value *= scales[row / F8_BLOCK * cols.div_ceil(F8_BLOCK) + col / F8_BLOCK];
             }
         }
+        self.checkpoint.release(name)?;
         Ok((values, tensor.dtype))
     }
 
@@ -173,18 +176,26 @@ impl<'a> Loader<'a> {
         })
     }
 
-    /// Refuses a checkpoint whose layers have a bias that nothing used: leaving it out would give wrong results
-    /// without a word.
+    /// Refuses a checkpoint whose layers have a bias that nothing used, or that has layers which the description
+    /// does not count: leaving them out would give wrong results without a word.
     pub(super) fn refuse_unused(&self, config: &ModelConfig) -> Result<(), EngineError> {
         let layers = config.num_hidden_layers;
         for name in self.checkpoint.tensor_names() {
             let layer = name
                 .strip_prefix("model.layers.")
                 .and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-            if name.ends_with(".bias")
-                && layer.is_some_and(|layer| layer < layers)
-                && !self.used.contains(name)
+            // Layers for multi-token prediction follow the last one, and are not always used.
+            if let Some(layer) = layer.filter(|&layer| layer >= layers)
+                && !self.contains(&format!("model.layers.{layer}.eh_proj.weight"))
             {
+                return Err(EngineError::ModelField {
+                    field: "num_hidden_layers",
+                    value: layers.to_string(),
+                    expected: "as many as there are layers in the weights, which have more",
+                });
+            }
+            let bias = name.ends_with(".bias") || name.ends_with("_correction_bias");
+            if bias && layer.is_some_and(|layer| layer < layers) && !self.used.contains(name) {
                 let model_type = config.model_type.name();
                 return Err(EngineError::Unsupported {
                     what: format!("`{name}` has no place in the architecture `{model_type}`"),

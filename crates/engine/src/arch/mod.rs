@@ -18,6 +18,7 @@ use crate::ops::{ForwardBatch, Ops, RmsNorm};
 use loader::Loader;
 
 pub(crate) use common::cols_max;
+pub use deepseek::latent_dtype;
 
 /// The layers of an architecture, between embedding and final norm.
 pub(crate) trait Arch: Send + fmt::Debug {

@@ -8,6 +8,8 @@ use super::*;
 use crate::config::EngineConfig;
 use crate::plan::{self, BLOCK_LEN};
 
+mod formats;
+
 /// Passes the embedding on.
 #[derive(Debug)]
 pub(super) struct NoLayers;

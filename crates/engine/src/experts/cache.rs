@@ -10,6 +10,7 @@ use super::fetch::{Buffers, Fetcher};
 use super::{ExpertId, ExpertStats};
 use crate::error::EngineError;
 use crate::ops::GatedMlp;
+use crate::plan::PANEL_ROWS;
 
 /// Where a matrix of an expert lies and how it is packed.
 #[derive(Debug, Clone)]
@@ -28,6 +29,16 @@ impl MatrixPlace {
             dtype => Matrix::pack(dtype, self.rows, self.cols, bytes, pool)?,
         })
     }
+
+    /// Bytes in memory: as in the file, but for what fills up the last 16 rows.
+    fn bytes(&self) -> usize {
+        let rows = self.rows.next_multiple_of(PANEL_ROWS);
+        self.place.len / self.rows.max(1) * rows + size_of_val(self.scales.as_slice())
+    }
+
+    fn fits(&self, matrix: &Matrix) -> bool {
+        (self.place.dtype, self.rows, self.cols) == (matrix.dtype(), matrix.rows(), matrix.cols())
+    }
 }
 
 /// Where an expert's three matrices lie.
@@ -43,9 +54,32 @@ impl ExpertPlace {
         [self.gate_proj.place, self.up_proj.place, self.down_proj.place]
     }
 
-    /// Bytes in the file; the packed form takes as many but for the last rows' filling.
-    pub(crate) fn bytes(&self) -> usize {
-        self.places().iter().map(|place| place.len).sum()
+    /// Bytes in memory.
+    fn bytes(&self) -> usize {
+        [&self.gate_proj, &self.up_proj, &self.down_proj].map(MatrixPlace::bytes).iter().sum()
+    }
+
+    fn pack(&self, [gate, up, down]: &Buffers, pool: &Pool) -> Result<GatedMlp, EngineError> {
+        Ok(GatedMlp {
+            gate_proj: self.gate_proj.pack(gate.bytes(), pool)?,
+            up_proj: self.up_proj.pack(up.bytes(), pool)?,
+            down_proj: self.down_proj.pack(down.bytes(), pool)?,
+        })
+    }
+
+    /// Packs into the memory of an expert of the same shape and formats.
+    fn repack(&self, mlp: &mut GatedMlp, buffers: &Buffers, pool: &Pool) -> Result<(), EngineError> {
+        let [gate, up, down] = buffers;
+        mlp.gate_proj.repack(gate.bytes(), &self.gate_proj.scales, pool)?;
+        mlp.up_proj.repack(up.bytes(), &self.up_proj.scales, pool)?;
+        mlp.down_proj.repack(down.bytes(), &self.down_proj.scales, pool)?;
+        Ok(())
+    }
+
+    fn fits(&self, mlp: &GatedMlp) -> bool {
+        self.gate_proj.fits(&mlp.gate_proj)
+            && self.up_proj.fits(&mlp.up_proj)
+            && self.down_proj.fits(&mlp.down_proj)
     }
 }
 
@@ -60,6 +94,10 @@ pub(crate) struct ExpertCache {
     capacity_bytes: usize,
     /// Counts uses, for their order.
     clock: u64,
+    /// Whether the step under way goes through most of a layer's experts.
+    sweeping: bool,
+    /// What the next layer will probably want.
+    predicted: Vec<ExpertId>,
     hits: u64,
     misses: u64,
     read_ahead: u64,
@@ -83,6 +121,8 @@ impl ExpertCache {
             resident_bytes: 0,
             capacity_bytes,
             clock: 0,
+            sweeping: false,
+            predicted: Vec::new(),
             hits: 0,
             misses: 0,
             read_ahead: 0,
@@ -95,9 +135,12 @@ impl ExpertCache {
         self.places.insert(id, place);
     }
 
-    /// Puts `experts` of a layer into the order in which they are best used: those in memory first, the others as
-    /// they are read. All of them must then be used in this order.
-    pub(crate) fn begin(&mut self, layer: u32, experts: &mut [u32]) {
+    /// Puts `experts` of a layer, out of `count`, into the order in which they are best used: those in memory first,
+    /// the others as they are read. All of them must then be used in this order.
+    pub(crate) fn begin(&mut self, layer: u32, experts: &mut [u32], count: usize) {
+        // A prompt goes through nearly all experts of all layers, in turn. Were each kept as the one used last, each
+        // would be gone before its turn comes again; so what is there stays, and the others pass through.
+        self.sweeping = experts.len() > count / 2;
         experts.sort_unstable_by_key(|&expert| {
             (!self.resident.contains_key(&ExpertId { layer, expert }), expert)
         });
@@ -129,24 +172,30 @@ impl ExpertCache {
         self.resident.get(&id).map(|resident| &resident.mlp).ok_or_else(missing)
     }
 
-    /// Begins to read experts that a layer will probably want.
-    pub(crate) fn read_ahead(&mut self, layer: u32, experts: &[u32]) {
-        for &expert in experts {
-            let id = ExpertId { layer, expert };
-            if !self.resident.contains_key(&id)
-                && let Some(place) = self.places.get(&id)
-            {
-                self.fetcher.want_ahead(id, place.places());
-            }
-        }
+    /// Notes which experts a layer will probably want.
+    pub(crate) fn predict(&mut self, layer: u32, experts: &[u32]) {
+        self.predicted.clear();
+        let ids = experts.iter().map(|&expert| ExpertId { layer, expert });
+        self.predicted.extend(ids.filter(|id| !self.resident.contains_key(id)));
+    }
+
+    /// Begins to read what was predicted last, as far as nothing else is to be read.
+    pub(crate) fn read_predicted(&mut self) {
+        let places = &self.places;
+        let known = |id: &ExpertId| places.get(id).map(|place| (*id, place.places()));
+        self.fetcher.want_ahead(self.predicted.iter().filter_map(known));
+        self.predicted.clear();
     }
 
     pub(crate) fn stats(&self) -> ExpertStats {
+        let totals = self.fetcher.totals();
         ExpertStats {
             hits: self.hits,
             misses: self.misses,
             read_ahead: self.read_ahead,
-            bytes_read: self.fetcher.bytes_read(),
+            bytes_read: totals.bytes,
+            bytes_in_vain: totals.bytes_in_vain,
+            reading: totals.reading,
             waited: self.waited,
             resident_bytes: self.resident_bytes as u64,
         }
@@ -156,22 +205,38 @@ impl ExpertCache {
         let Some(place) = self.places.get(&id) else { return Ok(()) };
         self.clock += 1;
         // Room first, so that memory stays below the capacity at all times.
-        while self.resident_bytes + place.bytes() > self.capacity_bytes {
-            let oldest = self.resident.iter().min_by_key(|(_, resident)| resident.last_used);
-            let Some(oldest) = oldest.map(|(id, _)| *id) else { break };
-            if let Some(gone) = self.resident.remove(&oldest) {
-                self.resident_bytes -= gone.bytes;
-            }
+        let mut alike = None;
+        while alike.is_none() && self.resident_bytes + place.bytes() > self.capacity_bytes {
+            let Some((victim, fits)) = victim(&self.resident, place, self.clock) else { break };
+            let Some(gone) = self.resident.remove(&victim) else { break };
+            self.resident_bytes -= gone.bytes;
+            alike = fits.then_some(gone.mlp);
         }
-        let [gate, up, down] = buffers;
-        let mlp = GatedMlp {
-            gate_proj: place.gate_proj.pack(gate.bytes(), pool)?,
-            up_proj: place.up_proj.pack(up.bytes(), pool)?,
-            down_proj: place.down_proj.pack(down.bytes(), pool)?,
+        let mlp = match alike {
+            // Its memory is used again: the system neither has to find new pages nor to clear them.
+            Some(mut mlp) => {
+                place.repack(&mut mlp, buffers, pool)?;
+                mlp
+            }
+            None => place.pack(buffers, pool)?,
         };
         let bytes = mlp.gate_proj.bytes() + mlp.up_proj.bytes() + mlp.down_proj.bytes();
         self.resident_bytes += bytes;
-        self.resident.insert(id, Resident { mlp, bytes, last_used: self.clock });
+        let last_used = if self.sweeping { 0 } else { self.clock };
+        self.resident.insert(id, Resident { mlp, bytes, last_used });
         Ok(())
     }
+}
+
+/// The expert to give up for another, and whether its memory suits that one as it is: the one used longest ago, or
+/// one that suits and was not used much later.
+fn victim(resident: &HashMap<ExpertId, Resident>, place: &ExpertPlace, now: u64) -> Option<(ExpertId, bool)> {
+    let age = |resident: &Resident| now - resident.last_used;
+    let all = resident.iter().map(|(id, resident)| (age(resident), *id, place.fits(&resident.mlp)));
+    let (oldest, suited) = all.fold((None, None), |(oldest, suited), entry| {
+        (oldest.max(Some(entry)), if entry.2 { suited.max(Some(entry)) } else { suited })
+    });
+    let (oldest_age, ..) = oldest?;
+    let (_, id, fits) = suited.filter(|(age, ..)| *age >= oldest_age / 2).or(oldest)?;
+    Some((id, fits))
 }

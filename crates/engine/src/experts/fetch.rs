@@ -1,8 +1,12 @@
 //! Reads experts in the background.
+//!
+//! The unit of reading is a matrix: large enough for a disk to give all it has, and small enough for the three of
+//! an expert to be under way together, so that the last expert of a layer does not come through one narrow pipe.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use levain_weights::{ReadBuffer, TensorPlace, TensorReader, WeightsError};
 
@@ -10,12 +14,14 @@ use super::ExpertId;
 use crate::error::EngineError;
 
 /// Reads under way at a time: enough for a disk's queue to be worth its while.
-const THREADS: usize = 4;
+pub(super) const THREADS: usize = 6;
 /// Experts that lie in buffers, read and not yet packed or being read.
 pub(crate) const BUFFERS: usize = 12;
 /// Of these, the most that hold what nobody has asked for yet.
 const BUFFERS_AHEAD: usize = BUFFERS / 2;
 
+/// Where an expert's gate, up and down matrices lie.
+pub(super) type Places = [TensorPlace; 3];
 /// The bytes of an expert's gate, up and down matrices.
 pub(super) type Buffers = [ReadBuffer; 3];
 
@@ -26,29 +32,62 @@ pub(super) struct Fetcher {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// What reading has come to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Totals {
+    pub(super) bytes: u64,
+    /// Of these, bytes read ahead that nobody then asked for.
+    pub(super) bytes_in_vain: u64,
+    /// Time during which at least one read was under way.
+    pub(super) reading: Duration,
+}
+
 #[derive(Debug)]
 struct Shared {
     reader: TensorReader,
     state: Mutex<State>,
     /// Rung when there is something to read and a buffer to read into, or the end.
     work: Condvar,
-    /// Rung when something has been read.
+    /// Rung when an expert has been read.
     done: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// What computation waits for, in the order in which it will take it.
-    wanted: VecDeque<(ExpertId, [TensorPlace; 3])>,
+    wanted: VecDeque<(ExpertId, Places)>,
     /// What it may want soon.
-    ahead: VecDeque<(ExpertId, [TensorPlace; 3])>,
-    under_way: HashSet<ExpertId>,
+    ahead: VecDeque<(ExpertId, Places)>,
+    /// Matrices of the expert begun last that no thread has taken up yet.
+    parts: VecDeque<Part>,
+    under_way: HashMap<ExpertId, UnderWay>,
     arrived: HashMap<ExpertId, Result<Buffers, WeightsError>>,
     /// Those of the last two that nobody has asked for, oldest first.
     unasked: VecDeque<ExpertId>,
     spare: Vec<Buffers>,
-    bytes_read: u64,
+    /// Reads going on now, and since when there has been one.
+    reads: usize,
+    reading_since: Option<Instant>,
+    totals: Totals,
     closed: bool,
+}
+
+/// A matrix to be read.
+#[derive(Debug)]
+struct Part {
+    id: ExpertId,
+    /// 0, 1 or 2: gate, up or down.
+    index: usize,
+    place: TensorPlace,
+    buffer: ReadBuffer,
+}
+
+/// An expert whose matrices are being read.
+#[derive(Debug, Default)]
+struct UnderWay {
+    buffers: Buffers,
+    read: usize,
+    error: Option<WeightsError>,
 }
 
 impl Fetcher {
@@ -71,32 +110,30 @@ impl Fetcher {
     /// Asks for an expert that will be [taken](Self::take). Experts must be taken in the order they were asked for.
     ///
     /// Says whether its read had begun before.
-    pub(super) fn want(&self, id: ExpertId, places: [TensorPlace; 3]) -> bool {
+    pub(super) fn want(&self, id: ExpertId, places: Places) -> bool {
         let mut state = self.shared.lock();
-        let begun = state.under_way.contains(&id) || state.arrived.contains_key(&id);
+        let begun = state.has_begun(id);
         if begun {
             state.unasked.retain(|other| *other != id);
         } else {
             state.ahead.retain(|(other, _)| *other != id);
             state.wanted.push_back((id, places));
-            self.shared.work.notify_one();
+            self.shared.work.notify_all();
         }
         begun
     }
 
-    /// Asks for an expert that may be wanted soon, if there is nothing better to do.
-    pub(super) fn want_ahead(&self, id: ExpertId, places: [TensorPlace; 3]) {
+    /// Asks for experts that may be wanted soon, if there is nothing better to do, instead of those that were asked
+    /// for in this way before and that no read has begun for.
+    pub(super) fn want_ahead(&self, experts: impl Iterator<Item = (ExpertId, Places)>) {
         let mut state = self.shared.lock();
-        let known = state.under_way.contains(&id)
-            || state.arrived.contains_key(&id)
-            || state.ahead.iter().any(|(other, _)| *other == id);
-        if !known {
-            if state.ahead.len() >= BUFFERS_AHEAD {
-                state.ahead.pop_front();
+        state.ahead.clear();
+        for (id, places) in experts {
+            if !state.has_begun(id) {
+                state.ahead.push_back((id, places));
             }
-            state.ahead.push_back((id, places));
-            self.shared.work.notify_one();
         }
+        self.shared.work.notify_all();
     }
 
     /// Waits for an expert that was asked for.
@@ -106,20 +143,27 @@ impl Fetcher {
             if let Some(result) = state.arrived.remove(&id) {
                 return result;
             }
-            state.make_room();
-            self.shared.work.notify_one();
+            if state.spare.is_empty() && state.has_work() {
+                state.make_room();
+                self.shared.work.notify_all();
+            }
             state = self.shared.done.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// Gives buffers back after their contents were packed.
     pub(super) fn give_back(&self, buffers: Buffers) {
-        self.shared.lock().spare.push(buffers);
-        self.shared.work.notify_one();
+        let mut state = self.shared.lock();
+        state.spare.push(buffers);
+        if state.has_work() {
+            self.shared.work.notify_all();
+        }
     }
 
-    pub(super) fn bytes_read(&self) -> u64 {
-        self.shared.lock().bytes_read
+    pub(super) fn totals(&self) -> Totals {
+        let state = self.shared.lock();
+        let now = state.reading_since.map_or(Duration::ZERO, |since| since.elapsed());
+        Totals { reading: state.totals.reading.saturating_add(now), ..state.totals }
     }
 }
 
@@ -135,44 +179,104 @@ impl Drop for Fetcher {
 }
 
 impl State {
-    /// Throws away what was read for nobody where something wanted has no buffer.
-    fn make_room(&mut self) {
-        while self.spare.is_empty() && !self.wanted.is_empty() {
-            let Some(at) = self.unasked.iter().position(|id| self.arrived.contains_key(id)) else { return };
-            let Some(id) = self.unasked.remove(at) else { return };
-            match self.arrived.remove(&id) {
-                Some(Ok(buffers)) => self.spare.push(buffers),
-                _ => self.spare.push(Buffers::default()),
-            }
-        }
+    fn has_begun(&self, id: ExpertId) -> bool {
+        self.under_way.contains_key(&id) || self.arrived.contains_key(&id)
     }
 
-    /// The next read and buffers for it.
-    fn next(&mut self) -> Option<(ExpertId, [TensorPlace; 3], Buffers)> {
+    /// Throws away the oldest expert that was read for nobody; `false` if there is none.
+    fn forget_unasked(&mut self) -> bool {
+        let Some(at) = self.unasked.iter().position(|id| self.arrived.contains_key(id)) else { return false };
+        let gone = self.unasked.remove(at).and_then(|id| self.arrived.remove(&id));
+        // A read that failed has given its buffers back.
+        if let Some(Ok(buffers)) = gone {
+            self.totals.bytes_in_vain +=
+                buffers.iter().map(|buffer| buffer.bytes().len() as u64).sum::<u64>();
+            self.spare.push(buffers);
+        }
+        true
+    }
+
+    /// Makes a buffer free where something wanted has none and another holds what nobody asked for.
+    fn make_room(&mut self) {
+        while self.spare.is_empty() && !self.wanted.is_empty() && self.forget_unasked() {}
+    }
+
+    /// Whether a buffer given back is of use at once.
+    fn has_work(&self) -> bool {
+        !(self.wanted.is_empty() && self.ahead.is_empty())
+    }
+
+    /// The next matrix to be read, and a buffer for it.
+    fn next(&mut self) -> Option<Part> {
+        if self.parts.is_empty() {
+            self.begin_next();
+        }
+        self.parts.pop_front()
+    }
+
+    /// Begins with the next expert, if there is one and buffers for it.
+    fn begin_next(&mut self) {
         self.make_room();
-        if self.wanted.is_empty() && self.unasked.len() >= BUFFERS_AHEAD {
+        let ahead = self.wanted.is_empty();
+        if ahead {
+            if self.ahead.is_empty() {
+                return;
+            }
             // Guesses that did not come true make room for new ones.
-            if !self.ahead.is_empty()
-                && let Some(at) = self.unasked.iter().position(|id| self.arrived.contains_key(id))
-                && let Some(id) = self.unasked.remove(at)
-                && let Some(Ok(buffers)) = self.arrived.remove(&id)
-            {
-                self.spare.push(buffers);
-            } else {
-                return None;
+            if self.unasked.len() >= BUFFERS_AHEAD && !self.forget_unasked() {
+                return;
             }
         }
-        let buffers = self.spare.pop()?;
-        let ahead = self.wanted.is_empty();
-        let Some((id, places)) = self.wanted.pop_front().or_else(|| self.ahead.pop_front()) else {
-            self.spare.push(buffers);
-            return None;
-        };
+        let Some(buffers) = self.spare.pop() else { return };
+        let Some((id, places)) = self.wanted.pop_front().or_else(|| self.ahead.pop_front()) else { return };
         if ahead {
             self.unasked.push_back(id);
         }
-        self.under_way.insert(id);
-        Some((id, places, buffers))
+        self.under_way.insert(id, UnderWay::default());
+        let parts = places.into_iter().zip(buffers).enumerate();
+        self.parts.extend(parts.map(|(index, (place, buffer))| Part { id, index, place, buffer }));
+    }
+
+    /// Notes that a read has begun.
+    fn read_begins(&mut self) {
+        self.reads += 1;
+        if self.reads == 1 {
+            self.reading_since = Some(Instant::now());
+        }
+    }
+
+    /// Notes that a read has ended; `true` if it was the expert's last.
+    fn read_ends(&mut self, part: Part, result: Result<(), WeightsError>) -> bool {
+        self.reads = self.reads.saturating_sub(1);
+        if self.reads == 0
+            && let Some(since) = self.reading_since.take()
+        {
+            self.totals.reading += since.elapsed();
+        }
+        if result.is_ok() {
+            self.totals.bytes += part.place.len as u64;
+        }
+        let Some(under_way) = self.under_way.get_mut(&part.id) else { return false };
+        if let Some(buffer) = under_way.buffers.get_mut(part.index) {
+            *buffer = part.buffer;
+        }
+        under_way.read += 1;
+        if let Err(error) = result {
+            under_way.error.get_or_insert(error);
+        }
+        if under_way.read < under_way.buffers.len() {
+            return false;
+        }
+        let UnderWay { buffers, error, .. } = self.under_way.remove(&part.id).unwrap_or_default();
+        let result = match error {
+            None => Ok(buffers),
+            Some(error) => {
+                self.spare.push(buffers);
+                Err(error)
+            }
+        };
+        self.arrived.insert(part.id, result);
+        true
     }
 }
 
@@ -185,22 +289,17 @@ impl Shared {
     fn run(&self) {
         let mut state = self.lock();
         while !state.closed {
-            let Some((id, places, mut buffers)) = state.next() else {
+            let Some(mut part) = state.next() else {
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
+            state.read_begins();
             drop(state);
-            let mut read = || places.iter().zip(&mut buffers).try_for_each(|(p, b)| self.reader.read(p, b));
-            let result = read().map(|()| buffers);
+            let result = self.reader.read(&part.place, &mut part.buffer);
             state = self.lock();
-            state.under_way.remove(&id);
-            match &result {
-                Ok(_) => state.bytes_read += places.iter().map(|place| place.len as u64).sum::<u64>(),
-                // The buffers went with the error.
-                Err(_) => state.spare.push(Buffers::default()),
+            if state.read_ends(part, result) {
+                self.done.notify_all();
             }
-            state.arrived.insert(id, result);
-            self.done.notify_all();
         }
     }
 }

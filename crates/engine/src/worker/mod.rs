@@ -119,7 +119,13 @@ impl Worker {
             jobs: Vec::new(),
             sampling: Sampling::new(vocab, logit_rows),
             batch,
-            pace: Pace::new(rows, config.prompt_chunk_tokens, model.attention_part()),
+            // Where experts come from the disk, a few rows of a prompt take nearly as long as many: all experts are
+            // read for them.
+            pace: Pace::new(
+                rows,
+                config.prompt_chunk_tokens.or(plan.expert_cache_bytes.map(|_| rows)),
+                model.attention_part(),
+            ),
             speculates: config.speculation != Speculation::Off,
             ahead: model.predicts_ahead().then(AheadLists::default),
             draft_tokens: config.draft_tokens,

@@ -1,5 +1,6 @@
 //! `levain bench`
 
+mod experts;
 mod peer;
 mod report;
 mod resident;
@@ -21,6 +22,7 @@ use crate::error::CliError;
 use crate::printer::{Printer, table};
 use crate::progress::seconds;
 
+use experts::{Counts, Streamed};
 use peer::Peer;
 use report::{Decode, Prefill, Rates, Samples, ceilings_json, round};
 use subject::Subject;
@@ -75,6 +77,7 @@ pub(crate) fn run(app: &App, args: &BenchArgs) -> Result<(), CliError> {
         before_loading,
         prompts: 0,
         peak_resident: None,
+        streamed: Vec::new(),
     };
     app.blocking(move || session.run(&plan, printer))
 }
@@ -128,6 +131,8 @@ struct Session {
     /// Prompts made so far.
     prompts: usize,
     peak_resident: Option<u64>,
+    /// What was read from the disk for each measurement, in words.
+    streamed: Vec<String>,
 }
 
 impl Session {
@@ -167,6 +172,9 @@ impl Session {
             return Ok(());
         }
         printer.data(table(&rows))?;
+        for line in &self.streamed {
+            printer.line(line)?;
+        }
         printer.line(self.summary())
     }
 
@@ -202,6 +210,7 @@ impl Session {
         if let Some(peer) = &mut self.peer {
             peer.prefill(&warm)?;
         }
+        let before = self.expert_counts()?;
         rates.ceilings.push(&self.ceilings());
         for _ in 0..self.reps {
             let prompt = self.prompt(tokens);
@@ -212,8 +221,12 @@ impl Session {
             rates.push(tokens as f64 / took.max(1e-9), peer.map(|took| tokens as f64 / took.max(1e-9)));
             rates.ceilings.push(&self.ceilings());
         }
+        let streamed = self.streamed_since(before)?;
+        self.streamed.extend(streamed.map(|streamed| streamed.line(&format!("prefill {tokens}"))));
+        let notes = streamed.iter().flat_map(Streamed::notes);
         Ok(Prefill {
             tokens,
+            notes: notes.map(|(key, value)| (format!("prefill_{key}"), value)).collect(),
             rates,
             first_token,
             cached_first_token: cached,
@@ -238,6 +251,7 @@ impl Session {
             peer.decode(position, batch, &answer[..tokens.min(WARM_DECODE)])?;
         }
         let before = self.subject.engine.stats();
+        let experts_before = self.expert_counts()?;
         let mut rates = Rates::default();
         rates.ceilings.push(&self.ceilings());
         for _ in 0..self.reps {
@@ -250,17 +264,10 @@ impl Session {
         let mut notes = Map::new();
         notes.insert("drafted_tokens".into(), json!(now.drafted_tokens - before.drafted_tokens));
         notes.insert("accepted_tokens".into(), json!(now.accepted_tokens - before.accepted_tokens));
-        let experts = now.experts.map(|experts| {
-            json!({
-                "hits": experts.hits,
-                "misses": experts.misses,
-                "read_ahead": experts.read_ahead,
-                "bytes_read": experts.bytes_read,
-                "waited_s": round(experts.waited.as_secs_f64()),
-                "resident_bytes": experts.resident_bytes,
-            })
-        });
-        notes.insert("expert_stats".into(), json!(experts));
+        let streamed = self.streamed_since(experts_before)?;
+        let what = format!("decode {tokens}, batch {batch}, depth {depth}");
+        self.streamed.extend(streamed.map(|streamed| streamed.line(&what)));
+        notes.extend(streamed.iter().flat_map(Streamed::notes).map(|(key, value)| (key.to_owned(), value)));
         let step_bytes = self.step_bytes(batch, position, tokens);
         Ok(Decode { batch, depth, tokens, rates, step_bytes, notes })
     }
@@ -277,6 +284,21 @@ impl Session {
         let positions = (position + tokens / 2).saturating_mul(batch) as u64;
         let cache = engine.plan().kv_bytes_per_token.saturating_mul(positions);
         Some(self.cost.weight_bytes.saturating_add(cache))
+    }
+
+    /// What reading experts has come to and what the disk gives now, where they are read from it.
+    fn expert_counts(&self) -> Result<Option<Counts>, CliError> {
+        let engine = &self.subject.engine;
+        if engine.plan().expert_cache_bytes.is_none() {
+            return Ok(None);
+        }
+        Counts::now(engine.stats().experts.unwrap_or_default(), &self.path).map(Some)
+    }
+
+    fn streamed_since(&self, before: Option<Counts>) -> Result<Option<Streamed>, CliError> {
+        let done = Instant::now();
+        let after = self.expert_counts()?;
+        Ok(before.zip(after).map(|(before, after)| Streamed::new(before, after, done)))
     }
 
     /// A prompt unlike those before.

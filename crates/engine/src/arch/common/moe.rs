@@ -114,7 +114,8 @@ impl Moe {
         let MoeBuffers { chosen, weights, active, slots, gathered, result, outputs, .. } = buffers;
         let (k, hidden) = (self.router.config.num_experts_per_tok, self.router.gate.cols());
         let chosen = &chosen[..n * k];
-        cache.begin(layer, active);
+        cache.begin(layer, active, self.router.config.n_routed_experts);
+        cache.read_predicted();
         // Each expert's results are kept apart, so the order in which they are computed does not matter.
         for &index in active.iter() {
             let expert = match cache.get(ExpertId { layer, expert: index }, ops.pool()) {
@@ -152,8 +153,8 @@ impl Moe {
         }
     }
 
-    /// Begins to read the experts that this layer will choose if its input turns out to be about `normed`.
-    pub(crate) fn read_ahead(
+    /// Notes which experts this layer will choose if its input turns out to be about `normed` `[n, hidden]`.
+    pub(crate) fn predict(
         &self,
         ops: &mut Ops,
         buffers: &mut MoeBuffers,
@@ -163,7 +164,7 @@ impl Moe {
     ) {
         if let Experts::Streamed(layer) = self.experts {
             self.choose(ops, buffers, n, normed);
-            cache.read_ahead(layer, &buffers.active);
+            cache.predict(layer, &buffers.active);
         }
     }
 

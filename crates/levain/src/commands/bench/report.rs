@@ -106,6 +106,8 @@ pub(super) struct Prefill {
     pub(super) operations: u64,
     /// Whether they are on floating-point weights.
     pub(super) float: bool,
+    /// What other parts have to say.
+    pub(super) notes: Map<String, Value>,
 }
 
 impl Prefill {
@@ -130,6 +132,7 @@ impl Prefill {
         into.insert("time_to_first_token_s".into(), json!(precise(self.first_token.median())));
         into.insert("cached_time_to_first_token_s".into(), json!(precise(self.cached_first_token.median())));
         into.extend(self.rates.peer_json("prefill"));
+        into.extend(self.notes.clone());
     }
 
     pub(super) fn cells(&self) -> Vec<String> {
@@ -263,6 +266,7 @@ mod tests {
             cached_first_token: samples(&[0.01]),
             operations: 20_000_000_000,
             float: false,
+            notes: Map::new(),
         };
         // 8 tokens a second of 4 sequences are 2 steps a second.
         let notes = Map::new();
