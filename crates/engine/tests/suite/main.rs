@@ -5,6 +5,8 @@ mod common;
 #[cfg(test)]
 mod determinism;
 #[cfg(test)]
+mod malformed;
+#[cfg(test)]
 mod parity;
 #[cfg(test)]
 mod requests;
