@@ -6,6 +6,7 @@ mod completions;
 mod config;
 mod doctor;
 mod fit;
+mod fit_decode;
 mod list;
 mod man;
 mod pull;

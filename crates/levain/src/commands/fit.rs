@@ -1,7 +1,10 @@
 //! `levain fit`
 
+use std::time::Duration;
+
 use levain_engine::{
-    BLOCK_LEN, EngineConfig, EngineError, MemoryPlan, TokenCost, WeightSizes, free_memory, plan_for,
+    BLOCK_LEN, DiskSpeed, EngineConfig, EngineError, MemoryPlan, TokenCost, WeightSizes, free_memory,
+    measure_disk, plan_for,
 };
 use levain_hub::{Hub, ModelRef, bytes};
 use levain_kernels::{Pool, ceilings};
@@ -11,12 +14,14 @@ use serde_json::{Value, json};
 use crate::app::App;
 use crate::cli::FitArgs;
 use crate::commands::JSON_VERSION;
+use crate::commands::fit_decode::TokenWork;
 use crate::error::CliError;
 use crate::printer::table;
 
-/// The share of read bandwidth that decoding reaches, as a first estimate: the rest goes into attention, norms,
-/// sampling and the threads' meetings.
-const DECODE_SHARE: f64 = 0.8;
+/// How long the disk is measured.
+const MEASURE_DISK: Duration = Duration::from_millis(700);
+/// Contexts whose cache is told, as far as the model goes.
+const CONTEXTS: [usize; 4] = [4096, 16_384, 65_536, 131_072];
 
 /// Tells memory by part, the largest context and the expected speed, from headers alone.
 pub(crate) fn run(app: &App, args: &FitArgs) -> Result<(), CliError> {
@@ -39,13 +44,24 @@ pub(crate) fn run(app: &App, args: &FitArgs) -> Result<(), CliError> {
     // What does not fit is planned without a limit, so that the figures are there all the same.
     let unlimited = EngineConfig { memory_limit: None, ..engine.clone() };
     let plan = planned.or_else(|_| plan_for(&config, weights, &unlimited, None))?;
+    let pool = Pool::new(engine.resolved_threads());
+    let work = TokenWork::of(&checkpoint, &config)?;
+    let bytes_per_token = TokenCost::of(&checkpoint, &config).weight_bytes;
+    // Headers alone are not on the disk that the experts will be read from.
+    let disk = match (&plan.expert_cache_bytes, to_fetch) {
+        (Some(_), 0) => measure_disk(&checkpoint, &config, MEASURE_DISK)?,
+        _ => None,
+    };
     let report = Report {
         reference: reference.to_string(),
         fits,
         to_fetch,
         context_max: largest_context(&config, weights, &engine, free),
-        read_gb_per_s: ceilings::read_gb_per_s(&Pool::new(engine.resolved_threads())),
-        bytes_per_token: TokenCost::of(&checkpoint, &config).weight_bytes,
+        read_gb_per_s: ceilings::read_gb_per_s(&pool),
+        seconds_in_memory: work.seconds(&pool)?,
+        bytes_per_token,
+        disk,
+        cache_by_context: cache_by_context(&config, &plan),
         plan,
         config,
     };
@@ -66,6 +82,15 @@ fn open(
     app.printer.detail(format_args!("{} were fetched", bytes(headers.fetched)));
     let checkpoint = Checkpoint::open(&headers.path)?;
     Ok((checkpoint, headers.bytes, Some(headers)))
+}
+
+/// Bytes of cache for some contexts that the model can have.
+fn cache_by_context(config: &ModelConfig, plan: &MemoryPlan) -> Vec<(usize, u64)> {
+    let longest = config.max_position_embeddings;
+    let mut contexts: Vec<usize> = CONTEXTS.into_iter().filter(|&tokens| tokens < longest).collect();
+    contexts.push(longest);
+    let bytes = |tokens: usize| plan.kv_bytes_per_token * tokens.next_multiple_of(BLOCK_LEN) as u64;
+    contexts.into_iter().map(|tokens| (tokens, bytes(tokens))).collect()
 }
 
 /// The longest context that fits into free memory, by halving.
@@ -98,16 +123,44 @@ struct Report {
     to_fetch: u64,
     context_max: Option<usize>,
     read_gb_per_s: f64,
+    /// For a token, were all weights in memory.
+    seconds_in_memory: f64,
     bytes_per_token: u64,
+    /// Where experts are to be read from it and it is known.
+    disk: Option<DiskSpeed>,
+    cache_by_context: Vec<(usize, u64)>,
     plan: MemoryPlan,
     config: ModelConfig,
 }
 
 impl Report {
-    /// Decode tokens a second at an empty context.
+    /// Bytes of experts that a token goes through.
+    fn expert_bytes_per_token(&self) -> u64 {
+        self.config.moe.as_ref().map_or(0, |moe| {
+            let (chosen, all) = (moe.num_experts_per_tok as u64, moe.n_routed_experts.max(1) as u64);
+            self.plan.weights.expert_bytes / all * chosen.min(all)
+        })
+    }
+
+    /// Bytes of experts that a token finds missing in memory, were all chosen equally often; real models choose some
+    /// more often, which are then in memory.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    fn decode_tokens_per_s(&self) -> f64 {
-        DECODE_SHARE * self.read_gb_per_s * 1e9 / self.bytes_per_token.max(1) as f64
+    fn missing_bytes(&self) -> f64 {
+        let held = self
+            .plan
+            .expert_cache_bytes
+            .map_or(1.0, |bytes| (bytes as f64 / self.plan.weights.expert_bytes.max(1) as f64).min(1.0));
+        self.expert_bytes_per_token() as f64 * (1.0 - held)
+    }
+
+    /// Decode tokens a second at an empty context; unknown where experts come from a disk that is not here.
+    fn decode_tokens_per_s(&self) -> Option<f64> {
+        let reading = match (self.plan.expert_cache_bytes, self.disk) {
+            (None, _) => 0.0,
+            (Some(_), Some(disk)) => self.missing_bytes() / (disk.gb_per_s * 1e9).max(1.0),
+            (Some(_), None) => return None,
+        };
+        Some(1.0 / (self.seconds_in_memory + reading))
     }
 
     fn json(&self) -> Value {
@@ -120,6 +173,13 @@ impl Report {
             "weights_bytes": self.plan.weights.total(),
             "trunk_bytes": self.plan.weights.trunk_bytes,
             "expert_bytes": self.plan.weights.expert_bytes,
+            "expert_cache_bytes": self.plan.expert_cache_bytes,
+            "read_buffer_bytes": self.plan.read_buffer_bytes,
+            "kv_cache_by_context": self
+                .cache_by_context
+                .iter()
+                .map(|(tokens, bytes)| json!({ "tokens": tokens, "bytes": bytes }))
+                .collect::<Vec<_>>(),
             "kv_cache_bytes": self.plan.kv_bytes,
             "kv_bytes_per_token": self.plan.kv_bytes_per_token,
             "scratch_bytes": self.plan.scratch_bytes,
@@ -127,8 +187,11 @@ impl Report {
             "context_length_max": self.context_max,
             "model_context_length": self.config.max_position_embeddings,
             "bytes_per_token": self.bytes_per_token,
+            "expert_bytes_per_token": self.expert_bytes_per_token(),
+            "disk_bytes_per_token": self.missing_bytes().round(),
             "read_gb_per_s": round(self.read_gb_per_s),
-            "decode_tokens_per_s": round(self.decode_tokens_per_s()),
+            "disk_gb_per_s": self.disk.map(|disk| round(disk.gb_per_s)),
+            "decode_tokens_per_s": self.decode_tokens_per_s().map(round),
             "download_bytes": self.to_fetch,
         })
     }
@@ -143,9 +206,18 @@ impl Report {
         if self.to_fetch > 0 {
             row("download", bytes(self.to_fetch));
         }
-        row("weights", bytes(self.plan.weights.total()));
-        if self.plan.weights.expert_bytes > 0 {
-            row("  of these experts", bytes(self.plan.weights.expert_bytes));
+        let weights = &self.plan.weights;
+        row("weights", bytes(weights.total()));
+        if weights.expert_bytes > 0 {
+            row("  trunk", format!("{}, needed by every token", bytes(weights.trunk_bytes)));
+            let held = match self.plan.expert_cache_bytes {
+                None => "all in memory".to_owned(),
+                Some(held) => format!("{} in memory, the others read from the disk as needed", bytes(held)),
+            };
+            row("  experts", format!("{}, {held}", bytes(weights.expert_bytes)));
+        }
+        if self.plan.read_buffer_bytes > 0 {
+            row("read buffers", bytes(self.plan.read_buffer_bytes));
         }
         row(
             "KV cache",
@@ -156,6 +228,9 @@ impl Report {
                 bytes(self.plan.kv_bytes_per_token)
             ),
         );
+        let by_context =
+            self.cache_by_context.iter().map(|&(tokens, size)| format!("{tokens}: {}", bytes(size)));
+        row("  by context", by_context.collect::<Vec<_>>().join(", "));
         row("scratch", bytes(self.plan.scratch_bytes));
         let longest = self.context_max.map_or_else(|| "none".to_owned(), |tokens| format!("{tokens} tokens"));
         row(
@@ -165,15 +240,25 @@ impl Report {
                 self.plan.context_length, self.config.max_position_embeddings
             ),
         );
+        let speed = self
+            .decode_tokens_per_s()
+            .map_or_else(|| "unknown".to_owned(), |speed| format!("about {speed:.1} tokens/s"));
         row(
             "decode",
             format!(
-                "about {:.1} tokens/s: {} a token at {:.0} GB/s of measured read bandwidth",
-                self.decode_tokens_per_s(),
+                "{speed}: {} of weights a token, timed on this machine (it reads {:.0} GB/s at most)",
                 bytes(self.bytes_per_token),
                 self.read_gb_per_s
             ),
         );
+        if self.plan.expert_cache_bytes.is_some() {
+            let disk = self.disk.map_or_else(
+                || "a disk that is measured once the model is here".to_owned(),
+                |disk| format!("the disk's {:.2} GB/s", disk.gb_per_s),
+            );
+            let missing = bytes(self.missing_bytes() as u64);
+            row("  from the disk", format!("at most about {missing} a token, at {disk}"));
+        }
         table(&rows)
     }
 }

@@ -162,7 +162,8 @@ mod tests {
             ..before
         };
         let at = Instant::now();
-        let counts = |experts, gb_per_s| Counts { experts, disk: Some(DiskSpeed { gb_per_s, direct: true }), at };
+        let counts =
+            |experts, gb_per_s| Counts { experts, disk: Some(DiskSpeed { gb_per_s, direct: true }), at };
         let done = at + Duration::from_secs(4);
         let streamed = Streamed::new(counts(before, 1.0), counts(after, 2.0), done);
         let object = streamed.json();
