@@ -31,6 +31,16 @@ pub(crate) fn validate(
     check.size("num_hidden_layers", c.num_hidden_layers, LAYERS_MAX)?;
     check.size("num_attention_heads", c.num_attention_heads, HEADS_MAX)?;
     check.size("num_key_value_heads", c.num_key_value_heads, HEADS_MAX)?;
+    // Its head_dim is a sum, and no field of the file.
+    if let Some(mla) = &c.mla {
+        check.size("kv_lora_rank", mla.kv_lora_rank, WIDTH_MAX)?;
+        check.size("qk_nope_head_dim", mla.qk_nope_head_dim, HEAD_DIM_MAX)?;
+        check.size("qk_rope_head_dim", mla.qk_rope_head_dim, HEAD_DIM_MAX)?;
+        check.size("v_head_dim", mla.v_head_dim, HEAD_DIM_MAX)?;
+        if let Some(rank) = mla.q_lora_rank {
+            check.size("q_lora_rank", rank, WIDTH_MAX)?;
+        }
+    }
     check.size("head_dim", c.head_dim, HEAD_DIM_MAX)?;
     check.size("max_position_embeddings", c.max_position_embeddings, CONTEXT_MAX)?;
     check.at_most("num_nextn_predict_layers", c.num_nextn_predict_layers, LAYERS_MAX)?;
@@ -43,15 +53,6 @@ pub(crate) fn validate(
     let eps = f64::from(c.rms_norm_eps);
     check.float("rms_norm_eps", eps, eps > 0.0 && eps <= 0.1, "above 0 and at most 0.1")?;
     check.rope(c)?;
-    if let Some(mla) = &c.mla {
-        check.size("kv_lora_rank", mla.kv_lora_rank, WIDTH_MAX)?;
-        check.size("qk_nope_head_dim", mla.qk_nope_head_dim, HEAD_DIM_MAX)?;
-        check.size("qk_rope_head_dim", mla.qk_rope_head_dim, HEAD_DIM_MAX)?;
-        check.size("v_head_dim", mla.v_head_dim, HEAD_DIM_MAX)?;
-        if let Some(rank) = mla.q_lora_rank {
-            check.size("q_lora_rank", rank, WIDTH_MAX)?;
-        }
-    }
     if let Some(moe) = &c.moe {
         check.moe(moe, c.num_hidden_layers)?;
     }
@@ -125,8 +126,9 @@ impl Check<'_> {
         let theta_ok = rope.theta >= 1.0 && rope.theta <= 1e15;
         self.float("rope_theta", rope.theta, theta_ok, "1 to 1e15")?;
         // A rotated part is a part of the head, and its dimensions come in pairs.
-        self.size("head_dim", rope.dim, c.head_dim)?;
-        self.multiple("head_dim", rope.dim, "the two dimensions of a rotated pair", 2)?;
+        let field = if c.mla.is_some() { "qk_rope_head_dim" } else { "head_dim" };
+        self.size(field, rope.dim, c.head_dim)?;
+        self.multiple(field, rope.dim, "the two dimensions of a rotated pair", 2)?;
         let factor_ok = |f: f64| (1.0..=1e6).contains(&f);
         let positive = |x: f64| x.is_finite() && x > 0.0;
         match &rope.scaling {

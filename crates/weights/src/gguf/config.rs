@@ -66,6 +66,12 @@ pub(crate) fn model_config(meta: &GgufMetadata, facts: TensorFacts<'_>) -> Resul
     let moe = if deepseek { k.moe()? } else { None };
     let nextn = k.optional_usize("nextn_predict_layers")?.unwrap_or(0);
     let blocks = k.usize("block_count")?;
+    if nextn >= blocks.max(1) {
+        #[expect(clippy::cast_precision_loss, reason = "only shown in a message")]
+        let value = nextn as f64;
+        let expected = format!("less than the {blocks} blocks that they are counted among");
+        return Err(k.error("nextn_predict_layers", ConfigProblem::OutOfRange { value, expected }));
+    }
     let model_type = match (arch, &moe) {
         ("llama", _) => ModelType::Llama,
         ("qwen2", _) => ModelType::Qwen2,
