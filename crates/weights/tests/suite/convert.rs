@@ -89,12 +89,12 @@ fn split_latent_projections_hold_the_combined_one() {
 #[test]
 fn fp8_weights_are_multiplied_by_their_blocks_scales() {
     let mut spec = ModelSpec::deepseek_v3();
-    spec.num_hidden_layers = 1;
+    (spec.num_hidden_layers, spec.hidden_size, spec.intermediate_size) = (1, 320, 288);
     let model = spec.build().unwrap();
     let name = "model.layers.0.mlp.down_proj.weight";
-    // Blocks of 24 x 40 leave ragged edges on both sides of [64, 96].
+    // Blocks of 128 x 128 leave ragged edges on both sides of [320, 288].
     let bytes: Vec<u8> =
-        (0..64 * 96u32).map(|i| (i % 0x7f) as u8 | if i % 3 == 0 { 0x80 } else { 0 }).collect();
+        (0..320 * 288u32).map(|i| (i % 0x7f) as u8 | if i % 3 == 0 { 0x80 } else { 0 }).collect();
     let scales: Vec<f32> = (0..9u8).map(|i| 0.25 + f32::from(i)).collect();
     let whole = model.checkpoint().unwrap();
     let mut writer = SafetensorsWriter::new();
@@ -102,20 +102,20 @@ fn fp8_weights_are_multiplied_by_their_blocks_scales() {
         let view = whole.tensor(other).unwrap();
         writer.tensor(other, view.dtype, &view.shape, TensorData::Bytes(view.bytes.to_vec().into()));
     }
-    writer.tensor(name, DType::F8E4M3, &[64, 96], TensorData::Bytes(bytes.clone().into()));
+    writer.tensor(name, DType::F8E4M3, &[320, 288], TensorData::Bytes(bytes.clone().into()));
     let scale_name = format!("{name}_scale_inv");
     writer.tensor(&scale_name, DType::F32, &[3, 3], TensorData::from_floats(scales.clone()));
     writer.write(&model.path().join("model.safetensors")).unwrap();
     let mut config = spec.config_json();
     config["quantization_config"] =
-        json!({"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [24, 40]});
+        json!({"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]});
     fs::write(model.path().join("config.json"), config.to_string()).unwrap();
 
     let theirs = gguf(&model, MlaLayout::Split);
-    let found = floats(&theirs.require(name, &[64, 96]).unwrap());
+    let found = floats(&theirs.require(name, &[320, 288]).unwrap());
     for (i, x) in found.into_iter().enumerate() {
-        let (row, column) = (i / 96, i % 96);
-        assert_eq!(x, f8e4m3_to_f32(bytes[i]) * scales[row / 24 * 3 + column / 40], "[{row}, {column}]");
+        let (row, column) = (i / 288, i % 288);
+        assert_eq!(x, f8e4m3_to_f32(bytes[i]) * scales[row / 128 * 3 + column / 128], "[{row}, {column}]");
     }
     assert!(!theirs.contains(&scale_name));
 }
