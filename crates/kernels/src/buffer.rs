@@ -3,15 +3,22 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+#[cfg(all(target_os = "linux", not(miri)))]
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Alignment of every buffer: a page, so that tiles start on cache lines.
 const PAGE: usize = 4096;
 /// Alignment of large buffers: that of the pages that [`PageBuffer::prefer_huge_pages`] asks for.
 const HUGE_PAGE: usize = 2 << 20;
-/// Smaller buffers are left with ordinary pages: each piece with other pages takes an entry in the system's table of
-/// mappings, of which a process may have some 65 thousand, and a model may have as many experts.
+/// Smaller buffers are left with ordinary pages.
 #[cfg(all(target_os = "linux", not(miri)))]
-const HUGE_BYTES_MIN: usize = 16 << 20;
+const HUGE_BYTES_MIN: usize = 4 << 20;
+/// Buffers on huge pages in a process's life: each takes up to three entries in the system's table of mappings, of
+/// which a process may have some 65 thousand, and a model may have as many experts.
+#[cfg(all(target_os = "linux", not(miri)))]
+const HUGE_BUFFERS_MAX: usize = 8192;
+#[cfg(all(target_os = "linux", not(miri)))]
+static HUGE_BUFFERS: AtomicUsize = AtomicUsize::new(0);
 /// What any allocator gives by itself. Asked for more, the standard library zeroes the memory by writing to it, and
 /// with that takes every page at once and on one thread; so the boundary is found by hand.
 const PLAIN_ALIGN: usize = 16;
@@ -54,7 +61,7 @@ impl PageBuffer {
     /// taking many small ones. Where the system refuses it has small ones.
     pub(crate) fn prefer_huge_pages(&mut self) {
         #[cfg(all(target_os = "linux", not(miri)))]
-        if self.len >= HUGE_BYTES_MIN {
+        if self.len >= HUGE_BYTES_MIN && HUGE_BUFFERS.fetch_add(1, Ordering::Relaxed) < HUGE_BUFFERS_MAX {
             let whole = self.len / HUGE_PAGE * HUGE_PAGE;
             // SAFETY: the range lies in memory that this buffer owns and starts on a page; the advice changes what
             // pages it is made of and not what it holds.
