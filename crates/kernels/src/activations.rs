@@ -7,7 +7,7 @@
 
 use std::marker::PhantomData;
 
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{LANES, Lanes, prefetch_to_read};
 
 /// Which formats the activations are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +85,18 @@ pub(crate) struct Tile {
     pub(crate) start16: *const i32,
     pub(crate) pairs32: *const i32,
     pub(crate) pairs16: *const i32,
+}
+
+impl Tile {
+    /// Asks for the first values.
+    pub(crate) fn prefetch(&self) {
+        const LINES: usize = 16;
+        for line in 0..LINES {
+            prefetch_to_read(self.q.wrapping_add(line * 16).cast());
+        }
+        prefetch_to_read(self.d.cast());
+        prefetch_to_read(self.start32.cast());
+    }
 }
 
 /// Hands out places to write tiles to; made from an exclusive borrow.

@@ -1,6 +1,6 @@
 //! Zeroed memory on a page boundary, for caches and weights too large to be touched at allocation.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 #[cfg(all(target_os = "linux", not(miri)))]
@@ -25,6 +25,7 @@ const PLAIN_ALIGN: usize = 16;
 
 /// Bytes that start on a page boundary. The system hands the pages out when they are first written, so a
 /// buffer that is never filled costs address space only.
+#[derive(Debug)]
 pub(crate) struct PageBuffer {
     start: NonNull<u8>,
     len: usize,
@@ -90,6 +91,56 @@ impl DerefMut for PageBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`, and the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+/// Zeroed floats that start on a page boundary, so that the rows of panels which threads write end on cache lines:
+/// a line that two of them share travels to and fro between their caches.
+#[derive(Debug)]
+pub struct FloatBuffer(PageBuffer);
+
+impl FloatBuffer {
+    /// `len` zeros. Memory is taken as it is written.
+    ///
+    /// # Panics
+    /// Where the system has not got the address space, as a `Vec` does.
+    #[must_use]
+    pub fn zeroed(len: usize) -> Self {
+        let bytes = len.checked_mul(size_of::<f32>()).and_then(PageBuffer::zeroed);
+        match bytes {
+            Some(bytes) => Self(bytes),
+            None => handle_alloc_error(Layout::new::<f32>()),
+        }
+    }
+
+    /// Has room for `len` values; those there were are gone where it had to grow.
+    pub(crate) fn reserve(&mut self, len: usize) {
+        if self.len() < len {
+            *self = Self::zeroed(len);
+        }
+    }
+}
+
+impl Default for FloatBuffer {
+    fn default() -> Self {
+        Self::zeroed(0)
+    }
+}
+
+impl Deref for FloatBuffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        // SAFETY: the buffer starts on a page boundary and holds whole values; any bytes are floats.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() / size_of::<f32>()) }
+    }
+}
+
+impl DerefMut for FloatBuffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        let len = self.0.len() / size_of::<f32>();
+        // SAFETY: as in `deref`, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use crate::activations::{Grouping, Tiling};
+use crate::activations::{Activations, Grouping, Tiling};
 use crate::kernels::{FloatRows, Kernels, PANELS_MAX, STRETCH, TILE_MAX};
 use crate::lanes::{LANES, prefetch_to_write};
 use crate::panel::{GROUP, panels};
-use crate::workspace::{Inputs, Scratch, TILES_MAX};
+use crate::workspace::{Inputs, Scratch, TILE_SUMS, TILES_MAX};
 use crate::{DType, Isa, Matrix, Pool, silu};
 
 /// Tasks a thread gets when there is enough work: small enough for threads to end together.
@@ -100,6 +100,32 @@ impl PerWorker {
     }
 }
 
+/// The sums of a tile, `[width][32]`.
+#[derive(Clone, Copy)]
+struct TileSums {
+    /// Which of the tiles whose sums are kept.
+    index: usize,
+    column: usize,
+    width: usize,
+    totals: *mut f32,
+}
+
+impl TileSums {
+    /// # Safety
+    /// The sums are there, and nobody writes them meanwhile.
+    unsafe fn sums<'a>(self) -> &'a [f32] {
+        // SAFETY: the caller's contract.
+        unsafe { std::slice::from_raw_parts(self.totals, self.width * 2 * LANES) }
+    }
+
+    /// # Safety
+    /// The sums are there, and nobody else uses them meanwhile.
+    unsafe fn sums_mut<'a>(self) -> &'a mut [f32] {
+        // SAFETY: the caller's contract.
+        unsafe { std::slice::from_raw_parts_mut(self.totals, self.width * 2 * LANES) }
+    }
+}
+
 /// What all tasks of a call share.
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
@@ -190,7 +216,7 @@ impl<'a> Call<'a> {
             }
             return;
         }
-        let activations = if dtype.block_len() == 256 { &self.inputs.by256 } else { &self.inputs.by32 };
+        let activations = self.activations(dtype);
         if self.n <= self.kernels.direct_max {
             // SAFETY: the kernels are those of this processor; the activations were made for this call, in one
             // tile of `n` columns.
@@ -200,27 +226,46 @@ impl<'a> Call<'a> {
             }
             return;
         }
-        let tiles = activations.tiling().tiles();
-        for first in (0..tiles).step_by(TILES_MAX) {
-            // SAFETY: as above; the two panels are there.
-            unsafe { self.stretches(target, &range, first..tiles.min(first + TILES_MAX), scratch) };
+        for tiles in self.tiles(activations) {
+            // SAFETY: as above; what is stored are the sums of the tile's columns and the panels' rows.
+            unsafe {
+                self.stretches(target.w, &range, tiles, scratch, 0, Some(target), &mut |tile| {
+                    target.store(tile.sums(), 2, &range, tile.column, tile.width);
+                });
+            }
         }
     }
 
-    /// Computes two panels' rows for some tiles of columns, stretch by stretch of the weights.
+    /// The tiles, in as many runs as it takes for the sums of one to be kept.
+    fn tiles(&self, activations: &Activations) -> impl Iterator<Item = Range<usize>> + use<> {
+        let tiles = activations.tiling().tiles();
+        (0..tiles).step_by(TILES_MAX).map(move |first| first..tiles.min(first + TILES_MAX))
+    }
+
+    /// The activations for weights of a format.
+    fn activations(&self, dtype: DType) -> &'a Activations {
+        if dtype.block_len() == 256 { &self.inputs.by256 } else { &self.inputs.by32 }
+    }
+
+    /// Computes the sums of two panels' rows for some tiles of columns, stretch by stretch of the weights, and calls
+    /// `done` with each tile's.
     ///
     /// # Safety
-    /// As for [`Call::part`]; no more than [`TILES_MAX`] tiles.
+    /// `w` has the panels, and as many columns as the activations of this call, of which there are no more than
+    /// [`TILES_MAX`] of these tiles. `slot` is 0 or 1.
     unsafe fn stretches(
         &self,
-        target: &Target<'_>,
+        w: &Matrix,
         range: &Range<usize>,
         tiles: Range<usize>,
         scratch: &mut Scratch,
+        slot: usize,
+        target: Option<&Target<'_>>,
+        done: &mut dyn FnMut(TileSums),
     ) {
-        let (dtype, cols) = (target.w.dtype(), target.w.cols());
-        let panels = target.w.panels(range.clone());
-        let activations = if dtype.block_len() == 256 { &self.inputs.by256 } else { &self.inputs.by32 };
+        let (dtype, cols) = (w.dtype(), w.cols());
+        let panels = w.panels(range.clone());
+        let activations = self.activations(dtype);
         let tiling = activations.tiling();
         let unpack = (self.kernels.unpack)(dtype);
         let unpacked = scratch.unpacked();
@@ -237,18 +282,62 @@ impl<'a> Call<'a> {
             for (index, tile) in tiles.clone().enumerate() {
                 let (column, width) = (tiling.start(tile), tiling.width(tile));
                 let product = if width == widest { wide } else { narrow };
-                let totals = scratch.totals(index);
-                if last {
+                let totals = scratch.totals(slot, index);
+                if tile + 1 < tiles.end {
+                    // The next tile's values are elsewhere; once under way, the machine follows them by itself.
+                    activations.tile(tile + 1, k).prefetch();
+                }
+                if last && let Some(target) = target {
                     target.prefetch(range, column, width);
                 }
-                // SAFETY: the activations were made for this call, and there are sums for each tile. What is stored
-                // are `width` columns of 32 rows; the rest is the caller's contract.
+                // SAFETY: the activations were made for this call, and there are sums for each tile.
                 unsafe {
-                    product(unpacked, STRETCH.min(cols - k), activations.tile(tile, k), totals, k == 0);
-                    if last {
-                        let sums = std::slice::from_raw_parts(totals, width * 2 * LANES);
-                        target.store(sums, 2, range, column, width);
-                    }
+                    product(unpacked, STRETCH.min(cols - k), activations.tile(tile, k), totals, k == 0)
+                };
+                if last {
+                    done(TileSums { index, column, width, totals });
+                }
+            }
+        }
+    }
+
+    /// `gate = silu(gate · x) * (up · x)` for the rows of some units of two weights of one shape; the up projection's
+    /// target is used where it is needed.
+    ///
+    /// # Safety
+    /// As for [`Call::part`], for both targets, which are apart.
+    pub(crate) unsafe fn gated(
+        &self,
+        isa: Isa,
+        targets: &[Target<'_>; 2],
+        units: Range<usize>,
+        scratch: &mut Scratch,
+    ) {
+        let [gate, up] = targets;
+        if self.n <= self.kernels.direct_max || gate.w.dtype().is_float() || up.w.dtype().is_float() {
+            // SAFETY: the caller's contract.
+            unsafe {
+                self.part(gate, units.clone(), scratch);
+                self.part(up, units.clone(), scratch);
+                self.activate(isa, targets, &units);
+            }
+            return;
+        }
+        let panels = self.panels(gate, &units);
+        for first in panels.clone().step_by(2) {
+            let range = first..panels.end.min(first + 2);
+            // Both ways of grouping have the same tiles.
+            for tiles in self.tiles(self.activations(gate.w.dtype())) {
+                let ups = scratch.totals(1, 0);
+                // SAFETY: the caller's contract; a tile's sums of the up projection lie in the second slot, at the
+                // same place.
+                unsafe {
+                    self.stretches(up.w, &range, tiles.clone(), scratch, 1, None, &mut |_| {});
+                    self.stretches(gate.w, &range, tiles, scratch, 0, Some(gate), &mut |tile| {
+                        let up = TileSums { totals: ups.add(tile.index * TILE_SUMS), ..tile };
+                        silu::silu_mul(isa, tile.sums_mut(), up.sums());
+                        gate.store(tile.sums(), 2, &range, tile.column, tile.width);
+                    });
                 }
             }
         }
@@ -258,7 +347,7 @@ impl<'a> Call<'a> {
     ///
     /// # Safety
     /// Both targets hold `n` rows of results, and nobody else uses these units' part of them.
-    pub(crate) unsafe fn activate(&self, isa: Isa, [gate, up]: &[Target<'_>; 2], units: &Range<usize>) {
+    unsafe fn activate(&self, isa: Isa, [gate, up]: &[Target<'_>; 2], units: &Range<usize>) {
         let width = gate.w.rows();
         let panels = self.panels(gate, units);
         let (from, to) = (panels.start * LANES, width.min(panels.end * LANES));

@@ -171,9 +171,7 @@ fn moe_mlp_on(
         // which hold a row for each entry. There is a scratch for each worker.
         unsafe {
             let scratch = scratch.get(worker);
-            call.part(&targets[0], units.clone(), scratch);
-            call.part(&targets[1], units.clone(), scratch);
-            call.activate(isa, &targets, &units);
+            call.gated(isa, &targets, units, scratch);
         }
     });
 
@@ -291,9 +289,7 @@ impl ExpertScratch {
         self.rows.clear();
         self.entries.clear();
         self.entries.resize(routing.experts.len(), (0, 0.0));
-        if self.outputs.len() < outputs {
-            self.outputs.resize(outputs, 0.0);
-        }
+        self.outputs.reserve(outputs);
         self.counts.clear();
         self.counts.resize(experts + 1, 0);
         for expert in routing.experts {

@@ -31,6 +31,7 @@ pub mod vector;
 mod workspace;
 
 pub use attention::{AttentionWorkspace, KeyValueRows, SeqRows, attention, attention_over_rows};
+pub use buffer::FloatBuffer;
 pub use dequantize::{dequantize_row, f8e4m3_to_f32};
 pub use dispatch::{CpuFeatures, Isa, KERNELS_VARIABLE, check_isa, cpu_features, isa};
 pub use dtype::DType;

@@ -120,9 +120,7 @@ pub(crate) fn gated_mlp_on(
         // SAFETY: each unit is in one range only; a range writes and then reads its own rows of the two hidden
         // buffers, which hold `n` rows of `width` values.
         unsafe {
-            call.part(&targets[0], range.clone(), scratch);
-            call.part(&targets[1], range.clone(), scratch);
-            call.activate(isa, &targets, &range);
+            call.gated(isa, &targets, range, scratch);
         }
     });
     // The hidden values are read while the workspace is in use again, so they leave it for the moment.

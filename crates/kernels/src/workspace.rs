@@ -1,5 +1,6 @@
 //! Scratch memory that products reuse from call to call.
 
+use crate::FloatBuffer;
 use crate::activations::Activations;
 use crate::kernels::{PANELS_MAX, Sums, TILE_MAX, UNPACKED, Unpacked};
 use crate::lanes::LANES;
@@ -11,8 +12,8 @@ pub struct Workspace {
     pub(crate) inputs: Inputs,
     pub(crate) scratch: Vec<Scratch>,
     /// Results of the gate and the up projection.
-    pub(crate) gate: Vec<f32>,
-    pub(crate) up: Vec<f32>,
+    pub(crate) gate: FloatBuffer,
+    pub(crate) up: FloatBuffer,
     pub(crate) experts: ExpertScratch,
     max_rows: usize,
     max_cols: usize,
@@ -34,7 +35,7 @@ pub(crate) struct ExpertScratch {
     /// Rows of `x` in the order of entries, for float weights.
     pub(crate) gathered: Vec<f32>,
     /// What each entry adds to its row.
-    pub(crate) outputs: Vec<f32>,
+    pub(crate) outputs: FloatBuffer,
 }
 
 /// An expert and its entries.
@@ -55,13 +56,15 @@ pub(crate) struct Inputs {
 /// Tiles whose sums a thread keeps while it goes through the stretches of its rows: together with the activations of
 /// a stretch they stay in the second cache.
 pub(crate) const TILES_MAX: usize = 88;
+/// Sums of a tile: 32 rows for each column.
+pub(crate) const TILE_SUMS: usize = TILE_MAX * 2 * LANES;
 
 /// What one thread unpacks weights into, and the sums that it keeps.
 #[derive(Debug)]
 pub(crate) struct Scratch {
     /// What a kernel that unpacks in registers gives.
     pub(crate) sums: Box<Sums>,
-    /// `[TILES_MAX][TILE_MAX][32]`.
+    /// `[2][TILES_MAX][TILE_MAX][32]`.
     totals: Vec<Line>,
     w: Vec<Line>,
     scales: Vec<f32>,
@@ -92,11 +95,8 @@ impl Workspace {
     /// Room for the intermediate results of a gated feed-forward block.
     pub(crate) fn reserve_hidden(&mut self, n: usize, width: usize) {
         let len = n.max(if width <= self.max_cols { self.max_rows } else { 0 }) * width;
-        for hidden in [&mut self.gate, &mut self.up] {
-            if hidden.len() < len {
-                hidden.resize(len, 0.0);
-            }
-        }
+        self.gate.reserve(len);
+        self.up.reserve(len);
     }
 }
 
@@ -104,7 +104,7 @@ impl Scratch {
     fn new() -> Self {
         Self {
             sums: Box::new([[0.0; PANELS_MAX * LANES]; TILE_MAX]),
-            totals: vec![Line([0; 64]); TILES_MAX * TILE_MAX * 2 * LANES / 16],
+            totals: vec![Line([0; 64]); 2 * TILES_MAX * TILE_SUMS / 16],
             w: vec![Line([0; 64]); UNPACKED.w / 64],
             scales: vec![0.0; UNPACKED.scales],
             d: vec![0.0; UNPACKED.d],
@@ -113,9 +113,9 @@ impl Scratch {
         }
     }
 
-    /// The sums of tile `index` of those that are kept, `[TILE_MAX][32]`.
-    pub(crate) fn totals(&mut self, index: usize) -> *mut f32 {
-        self.totals.as_mut_ptr().cast::<f32>().wrapping_add(index * TILE_MAX * 2 * LANES)
+    /// The sums of tile `index` of those that are kept in a slot, 0 or 1; `[TILE_MAX][32]`.
+    pub(crate) fn totals(&mut self, slot: usize, index: usize) -> *mut f32 {
+        self.totals.as_mut_ptr().cast::<f32>().wrapping_add((slot * TILES_MAX + index) * TILE_SUMS)
     }
 
     pub(crate) fn unpacked(&mut self) -> Unpacked {

@@ -9,7 +9,7 @@ mod qwen2;
 
 use std::fmt;
 
-use levain_kernels::{KvCache, Matrix, Pool};
+use levain_kernels::{FloatBuffer, KvCache, Matrix, Pool};
 use levain_weights::{Checkpoint, ModelConfig, ModelType};
 
 use crate::error::EngineError;
@@ -71,16 +71,16 @@ pub(crate) struct LoadOptions {
 #[derive(Debug)]
 struct Ahead {
     /// Embeddings of next tokens and states before them, `[rows_max, hidden]`
-    embedded: Vec<f32>,
-    states: Vec<f32>,
+    embedded: FloatBuffer,
+    states: FloatBuffer,
     /// Results before and after their norm, `[rows_max, hidden]`
-    x: Vec<f32>,
-    normed: Vec<f32>,
+    x: FloatBuffer,
+    normed: FloatBuffer,
 }
 
 impl Ahead {
     fn new(rows_max: usize, hidden: usize) -> Self {
-        let buffer = || vec![0.0; rows_max * hidden];
+        let buffer = || FloatBuffer::zeroed(rows_max * hidden);
         Self { embedded: buffer(), states: buffer(), x: buffer(), normed: buffer() }
     }
 }
@@ -104,7 +104,7 @@ pub(crate) struct Model {
     /// `None` where the embedding serves as output head.
     lm_head: Option<Matrix>,
     /// Residual stream of the last step, `[rows_max, hidden]`.
-    x: Vec<f32>,
+    x: FloatBuffer,
     attention_part: f64,
     /// Where there is a layer that predicts the token after the next.
     ahead: Option<Ahead>,
@@ -148,7 +148,7 @@ impl Model {
             embed_tokens,
             norm,
             lm_head,
-            x: vec![0.0; rows_max * hidden],
+            x: FloatBuffer::zeroed(rows_max * hidden),
             gathered: vec![0.0; logit_rows_max * hidden],
             normed: vec![0.0; logit_rows_max * hidden],
             attention_part: common::attention_part(config),

@@ -19,7 +19,7 @@ const ANSWERS_PART: f64 = 1.0 / 8.0;
 /// The longest that a step may turn out to take which tries out more rows.
 const TRIAL_MAX: f64 = 0.23;
 /// The longest step where no answer waits.
-const ALONE: f64 = 0.4;
+const ALONE: f64 = 1.0;
 /// Prompts go on however slow steps are.
 const ROWS_BESIDE_MIN: usize = 2;
 const ROWS_ALONE_MIN: usize = 64;

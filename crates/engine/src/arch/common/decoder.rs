@@ -1,7 +1,7 @@
 //! The dense decoder that Llama and its kin share: grouped-query attention and a gated MLP, each behind a norm and
 //! added to the residual stream.
 
-use levain_kernels::{KvCache, RopeTable};
+use levain_kernels::{FloatBuffer, KvCache, RopeTable};
 use levain_weights::ModelConfig;
 
 use crate::arch::Arch;
@@ -34,15 +34,15 @@ pub(crate) struct Decoder {
     n_kv_heads: usize,
     head_dim: usize,
     /// Input of attention and MLP after their norms, `[rows_max, hidden]`.
-    normed: Vec<f32>,
+    normed: FloatBuffer,
     /// `[rows_max, H·D]`
-    q: Vec<f32>,
+    q: FloatBuffer,
     /// `[rows_max, G·D]`
-    k: Vec<f32>,
+    k: FloatBuffer,
     /// `[rows_max, G·D]`
-    v: Vec<f32>,
+    v: FloatBuffer,
     /// Output of attention, `[rows_max, H·D]`.
-    attended: Vec<f32>,
+    attended: FloatBuffer,
 }
 
 impl Decoder {
@@ -60,11 +60,11 @@ impl Decoder {
             n_heads: config.num_attention_heads,
             n_kv_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
-            normed: vec![0.0; rows_max * config.hidden_size],
-            q: vec![0.0; q_len],
-            k: vec![0.0; kv_len],
-            v: vec![0.0; kv_len],
-            attended: vec![0.0; q_len],
+            normed: FloatBuffer::zeroed(rows_max * config.hidden_size),
+            q: FloatBuffer::zeroed(q_len),
+            k: FloatBuffer::zeroed(kv_len),
+            v: FloatBuffer::zeroed(kv_len),
+            attended: FloatBuffer::zeroed(q_len),
         }
     }
 }
