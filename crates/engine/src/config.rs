@@ -28,6 +28,8 @@ pub enum Speculation {
     PromptLookup,
     /// The model's own layer for multi-token prediction; prompt lookup where it has none.
     MultiTokenPrediction,
+    /// A smaller model with the same tokens, given to [`crate::Engine::load_with_draft`].
+    DraftModel,
 }
 
 /// How an engine is set up. The default suits a machine of its own.

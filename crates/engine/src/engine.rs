@@ -9,15 +9,16 @@ use levain_kernels::{KvCache, Pool};
 use levain_weights::{Checkpoint, ModelConfig};
 
 use crate::arch::{LoadOptions, Model};
-use crate::config::EngineConfig;
+use crate::config::{EngineConfig, Speculation};
 use crate::disk::{self, DiskCache, DiskCacheConfig};
 use crate::error::EngineError;
 use crate::job::Submission;
 use crate::memory::free_memory;
-use crate::plan::{self, BLOCK_LEN, MemoryPlan};
+use crate::plan::{self, BLOCK_LEN, MemoryPlan, WeightSizes};
 use crate::request::{ANSWERS_MAX, Injector, Request, RequestKind, TOP_LOGPROBS_MAX};
+use crate::spec::{Drafts, MakeDrafts};
 use crate::stats::EngineStats;
-use crate::worker::Worker;
+use crate::worker::{DraftSource, Drafter, Worker};
 
 /// A loaded model that answers requests.
 ///
@@ -42,6 +43,8 @@ struct Inner {
     model: ModelConfig,
     config: EngineConfig,
     plan: MemoryPlan,
+    /// Where there is speculation.
+    drafts: Option<MakeDrafts>,
 }
 
 /// What handles and the engine's thread share.
@@ -76,9 +79,29 @@ impl Engine {
     ///
     /// Whether everything fits into memory is known and refused before any weight is read.
     pub fn load(checkpoint: &Checkpoint, config: EngineConfig) -> Result<Self, EngineError> {
+        Self::load_with_draft(checkpoint, None, config)
+    }
+
+    /// As [`Engine::load`], with the checkpoint of a smaller model that drafts where the configuration says
+    /// [`Speculation::DraftModel`]. Token ids mean the same to both, which is for the caller to make sure of:
+    /// answers do not depend on it, but nothing is won without.
+    pub fn load_with_draft(
+        checkpoint: &Checkpoint,
+        draft: Option<&Checkpoint>,
+        config: EngineConfig,
+    ) -> Result<Self, EngineError> {
         let model_config = checkpoint.config()?;
-        let plan = plan::plan(checkpoint, &config, free_memory())?;
-        let pool = Pool::new(config.resolved_threads());
+        let mut weights = WeightSizes::of(checkpoint, &model_config);
+        let draft = match (config.speculation, draft) {
+            (Speculation::DraftModel, None) => return Err(EngineError::NoDraftModel),
+            (Speculation::DraftModel, Some(draft)) => {
+                weights = weights.with_draft(draft, &config)?;
+                Some(draft)
+            }
+            _ => None,
+        };
+        let plan = plan::plan_for(&model_config, weights, &config, free_memory())?;
+        let pool = Arc::new(Pool::new(config.resolved_threads()));
         let options = LoadOptions {
             rows_max: config.max_num_batched_tokens,
             logit_rows_max: plan::logit_rows(&config),
@@ -87,7 +110,7 @@ impl Engine {
             mtp: plan::loads_mtp(&model_config, &config),
             expanded: config.expanded_prompt_window > 0,
         };
-        let model = Model::load(checkpoint, &model_config, pool, &options)?;
+        let model = Model::load(checkpoint, &model_config, Arc::clone(&pool), &options)?;
         // Only now is it certain that the description is that of the weights.
         let kv = plan::allocate(&model_config, &config, &plan)?;
         let shared = Arc::new(Shared::default());
@@ -97,7 +120,20 @@ impl Engine {
             }
             _ => None,
         };
-        let mut worker = Worker::new(Arc::clone(&shared), model, kv, &config, &plan);
+        let all_f32 = plan.weights.all_f32;
+        let (source, drafts): (_, Option<MakeDrafts>) = match (config.speculation, draft) {
+            (Speculation::Off, _) => (DraftSource::Off, None),
+            (_, Some(draft)) => {
+                let drafter = Drafter::model(draft, &config, pool)?;
+                (DraftSource::Drafter(Box::new(drafter)), Some(|_| Drafts::new()))
+            }
+            _ if options.mtp => {
+                let drafter = Drafter::layer(&model_config, &config, all_f32)?;
+                (DraftSource::Drafter(Box::new(drafter)), Some(|_| Drafts::new()))
+            }
+            _ => (DraftSource::Lookup, Some(Drafts::by_lookup)),
+        };
+        let mut worker = Worker::new(Arc::clone(&shared), model, kv, source, &config, &plan);
         if let Some(disk) = disk {
             worker.keep_on_disk(disk);
         }
@@ -106,7 +142,7 @@ impl Engine {
             .spawn(move || worker.run())
             .map_err(EngineError::Thread)?;
         let thread = Mutex::new(Some(thread));
-        Ok(Self { inner: Arc::new(Inner { shared, thread, model: model_config, config, plan }) })
+        Ok(Self { inner: Arc::new(Inner { shared, thread, model: model_config, config, plan, drafts }) })
     }
 
     /// Hands in a request. It is checked here; whatever happens afterwards its sink is told.
@@ -115,9 +151,9 @@ impl Engine {
         let cancelled = Arc::new(AtomicBool::new(false));
         let injector = request.injector.clone().unwrap_or_default();
         let context_length = self.inner.plan.context_length;
-        let speculation = self.inner.config.speculation;
         let flag = Arc::clone(&cancelled);
-        let mut submission = Submission::new(request, injector.clone(), flag, context_length, speculation);
+        let mut submission =
+            Submission::new(request, injector.clone(), flag, context_length, self.inner.drafts);
         if self.inner.model.mla.is_some() {
             let window = self.inner.config.expanded_prompt_window;
             submission.sequences.iter_mut().for_each(|sequence| sequence.expand_windows(window, BLOCK_LEN));

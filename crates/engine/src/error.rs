@@ -49,6 +49,9 @@ pub enum EngineError {
         /// Bytes that may be used.
         free: u64,
     },
+    /// Drafts are to come from a model, and there is none.
+    #[error("speculation by a draft model needs one: name a smaller model with the same tokens")]
+    NoDraftModel,
     /// A setting of the engine is out of range.
     #[error("the setting `{name}` is {value}: {expected}")]
     Setting {

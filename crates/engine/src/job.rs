@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::config::Speculation;
 use crate::error::EngineError;
 use crate::plan::BLOCK_LEN;
 use crate::request::{
@@ -16,7 +15,7 @@ use crate::request::{
 };
 use crate::sampling::SamplingParams;
 use crate::sequence::{Sequence, SequenceId, SequenceStatus};
-use crate::spec::Drafts;
+use crate::spec::MakeDrafts;
 
 /// A request as it lies in the inbox: everything that takes time has been done on the caller's thread.
 #[derive(Debug)]
@@ -83,7 +82,7 @@ impl Submission {
         injector: Injector,
         cancelled: Arc<AtomicBool>,
         context_length: usize,
-        speculation: Speculation,
+        drafts: Option<MakeDrafts>,
     ) -> Self {
         let prompt_len = request.prompt.len();
         let room = context_length.saturating_sub(prompt_len);
@@ -96,9 +95,8 @@ impl Submission {
             let len_max = prompt_len + max_tokens;
             let mut sequence = Sequence::new(0, answer, request.tenant, &request.prompt, len_max, BLOCK_LEN);
             sequence.may_reuse = may_reuse;
-            if generates && speculation != Speculation::Off {
-                sequence.drafts = Some(Box::new(Drafts::new(len_max)));
-            }
+            sequence.drafts =
+                drafts.filter(|_| generates && request.speculate).map(|drafts| Box::new(drafts(len_max)));
             if answer > 0 {
                 sequence.status = SequenceStatus::Held;
             }
@@ -183,16 +181,19 @@ impl Job {
     }
 
     /// Tells the sink that an answer has ended. `true` if it was the last one.
-    pub(crate) fn finish(&mut self, answer: u32, reason: FinishReason, cached_tokens: usize) -> bool {
-        let now = Instant::now();
+    pub(crate) fn finish(&mut self, sequence: &Sequence, reason: FinishReason) -> bool {
+        let (now, answer) = (Instant::now(), sequence.answer);
+        let drafts = sequence.drafts.as_ref();
         if let Some(state) = self.answers.get_mut(answer as usize) {
             state.sequence = None;
             let started = state.started.unwrap_or(now);
             let first = state.first_token.unwrap_or(now);
             let usage = Usage {
                 prompt_tokens: self.prompt_tokens,
-                cached_tokens,
+                cached_tokens: sequence.cached_tokens,
                 completion_tokens: state.completion_tokens,
+                drafted_tokens: drafts.map_or(0, |drafts| drafts.drafted_total),
+                accepted_tokens: drafts.map_or(0, |drafts| drafts.accepted_total),
                 queue_time: started.saturating_duration_since(self.submitted),
                 prefill_time: first.saturating_duration_since(started),
                 decode_time: if state.first_token.is_some() {

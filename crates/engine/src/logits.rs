@@ -1,5 +1,7 @@
 //! The logits of a whole text, for whoever compares models.
 
+use std::sync::Arc;
+
 use levain_kernels::{Pool, SeqRows};
 use levain_weights::Checkpoint;
 
@@ -51,7 +53,8 @@ pub fn logits(
         mtp: plan::loads_mtp(&model_config, &config),
         expanded: config.expanded_prompt_window > 0,
     };
-    let mut model = Model::load(checkpoint, &model_config, Pool::new(config.resolved_threads()), &options)?;
+    let pool = Arc::new(Pool::new(config.resolved_threads()));
+    let mut model = Model::load(checkpoint, &model_config, pool, &options)?;
     let table: Vec<u32> = (0..plan.n_blocks() as u32).collect();
     let mut row = vec![0.0; LOGIT_ROWS * vocab_size];
     for (step, tokens) in tokens.chunks(STEP_ROWS).enumerate() {

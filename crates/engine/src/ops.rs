@@ -3,7 +3,7 @@
 //! Rows are tokens of any sequences, in any mix; `n` is their number. Every output row depends on its own input
 //! row and on what the cache holds for its sequence, never on the other rows of the call.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use levain_kernels::{
     AttentionWorkspace, ExpertStack, KeyValueRows, KvCache, Matrix, Pool, Product, RopeTable, Routing,
@@ -74,7 +74,7 @@ pub(crate) struct HeadRows {
 /// The CPU: its threads and their scratch memory.
 #[derive(Debug)]
 pub(crate) struct Ops {
-    pool: Pool,
+    pool: Arc<Pool>,
     matmul: Workspace,
     attention: AttentionWorkspace,
     /// One for each thread, for products that are too small to be shared among threads.
@@ -94,7 +94,7 @@ struct OwnScratch {
 
 impl Ops {
     /// Scratch for calls of up to `rows_max` rows of up to `cols_max` values.
-    pub(crate) fn new(pool: Pool, rows_max: usize, cols_max: usize) -> Self {
+    pub(crate) fn new(pool: Arc<Pool>, rows_max: usize, cols_max: usize) -> Self {
         let own = || Mutex::new(OwnScratch { matmul: Workspace::new(1, 1), x: Vec::new() });
         Self {
             own: (0..pool.threads()).map(|_| own()).collect(),

@@ -11,6 +11,7 @@ use crate::cost::layer_of;
 use crate::disk;
 use crate::error::EngineError;
 use crate::experts::BUFFERS;
+use crate::spec::Windows;
 
 /// Positions in a block of the KV cache.
 pub const BLOCK_LEN: usize = 32;
@@ -30,6 +31,8 @@ pub struct WeightSizes {
     pub expert_bytes: u64,
     /// The layer for multi-token prediction, where the plan is to use it.
     pub mtp_bytes: u64,
+    /// A draft model with its cache and buffers, see [`WeightSizes::with_draft`].
+    pub draft_bytes: u64,
     /// Whether every tensor is F32, or FP8 with scales in F32: what is computed with them is computed in F32, and
     /// a cache of fewer bits would be the least exact part of the model.
     pub all_f32: bool,
@@ -64,9 +67,25 @@ impl WeightSizes {
         sizes
     }
 
+    /// Adds a model that drafts: its weights, all of which stay in memory, and what it works in.
+    pub fn with_draft(self, draft: &Checkpoint, engine: &EngineConfig) -> Result<Self, EngineError> {
+        engine.validate()?;
+        let config = draft.config()?;
+        let weights = Self { mtp_bytes: 0, ..Self::of(draft, &config) };
+        let layout = draft_window_layout(draft, &config, engine);
+        let windows = Windows::bytes(engine.max_num_seqs, &layout)?;
+        let draft_bytes = weights.total().saturating_add(windows);
+        Ok(Self { draft_bytes: draft_bytes.saturating_add(scratch_bytes(&config, engine)), ..self })
+    }
+
     /// All of them.
     pub fn total(&self) -> u64 {
-        self.trunk_bytes.saturating_add(self.expert_bytes).saturating_add(self.mtp_bytes)
+        self.trunk_bytes.saturating_add(self.expert_bytes).saturating_add(self.drafting())
+    }
+
+    /// What drafting takes.
+    fn drafting(&self) -> u64 {
+        self.mtp_bytes.saturating_add(self.draft_bytes)
     }
 }
 
@@ -130,7 +149,7 @@ impl MemoryPlan {
     /// Bytes of weights in memory at a time.
     pub fn resident_weights(&self) -> u64 {
         let experts = self.expert_cache_bytes.unwrap_or(self.weights.expert_bytes);
-        self.weights.trunk_bytes.saturating_add(experts).saturating_add(self.weights.mtp_bytes)
+        self.weights.trunk_bytes.saturating_add(experts).saturating_add(self.weights.drafting())
     }
 
     /// Blocks of the KV cache.
@@ -155,6 +174,9 @@ impl fmt::Display for MemoryPlan {
                     line("reading", self.read_buffer_bytes, "")?;
                 }
             }
+        }
+        if self.weights.drafting() > 0 {
+            line("drafting", self.weights.drafting(), "")?;
         }
         let tokens = format!(
             "   {} tokens of {:?}, {} a context",
@@ -217,7 +239,8 @@ pub fn plan_for(
     let free = free_bytes.into_iter().chain(engine.memory_limit).min();
     let layout = kv_layout(config, engine, weights.all_f32);
     let block_bytes = layout.bytes_per_block()? as u64;
-    let mut scratch = scratch_bytes(config, engine);
+    let mut scratch =
+        scratch_bytes(config, engine).saturating_add(layer_bytes(config, engine, weights.all_f32)?);
     if engine.disk_cache.is_some() {
         scratch = scratch.saturating_add(block_bytes.saturating_mul(disk::BUFFERS as u64));
     }
@@ -239,7 +262,7 @@ pub fn plan_for(
     let streaming = Streaming::new(config, &weights).filter(|_| all.saturating_add(shortest) > usable);
     let fixed = match &streaming {
         None => all,
-        Some(s) => (weights.trunk_bytes.saturating_add(weights.mtp_bytes))
+        Some(s) => (weights.trunk_bytes.saturating_add(weights.drafting()))
             .saturating_add(scratch)
             .saturating_add(s.least_bytes),
     };
@@ -389,13 +412,37 @@ pub(crate) fn kv_layout(config: &ModelConfig, engine: &EngineConfig, weights_are
     };
     KvLayout {
         dtype,
-        n_layers: config.num_hidden_layers + usize::from(loads_mtp(config, engine)),
+        n_layers: config.num_hidden_layers,
         n_kv_heads,
         k_dim,
         v_dim,
         values_in_keys: config.mla.is_some(),
         block_len: BLOCK_LEN,
     }
+}
+
+/// The windows of the layer for multi-token prediction.
+pub(crate) fn layer_window_layout(config: &ModelConfig, engine: &EngineConfig, all_f32: bool) -> KvLayout {
+    KvLayout { n_layers: 1, ..kv_layout(config, engine, all_f32) }
+}
+
+/// The windows of a draft model.
+pub(crate) fn draft_window_layout(
+    checkpoint: &Checkpoint,
+    config: &ModelConfig,
+    engine: &EngineConfig,
+) -> KvLayout {
+    kv_layout(config, engine, WeightSizes::of(checkpoint, config).all_f32)
+}
+
+/// What the layer for multi-token prediction works in: its windows, and rows of states on their way.
+fn layer_bytes(config: &ModelConfig, engine: &EngineConfig, all_f32: bool) -> Result<u64, EngineError> {
+    if !loads_mtp(config, engine) {
+        return Ok(0);
+    }
+    let windows = Windows::bytes(engine.max_num_seqs, &layer_window_layout(config, engine, all_f32))?;
+    let rows = (engine.max_num_batched_tokens as u64).saturating_mul(config.hidden_size as u64);
+    Ok(windows.saturating_add(rows.saturating_mul(7 * 4)))
 }
 
 /// Allocates the cache that a plan describes.

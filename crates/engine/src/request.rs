@@ -43,6 +43,9 @@ pub struct Request {
     pub constraints: Vec<Box<dyn Constraint>>,
     /// Tokens pushed here are generated next, in place of sampled ones.
     pub injector: Option<Injector>,
+    /// Whether its tokens may be drafted ahead, where the engine does that. For measurements: answers do not depend
+    /// on it.
+    pub speculate: bool,
     /// Whose request this is: tenants share the machine fairly and never each other's cached prefixes.
     pub tenant: u64,
     /// Where events go.
@@ -64,6 +67,7 @@ impl Request {
             n: 1,
             constraints: Vec::new(),
             injector: None,
+            speculate: true,
             tenant: 0,
             sink: Box::new(sink),
         }
@@ -216,6 +220,10 @@ pub struct Usage {
     pub cached_tokens: usize,
     /// Tokens generated, the stop token included.
     pub completion_tokens: usize,
+    /// Tokens that speculation drafted for it.
+    pub drafted_tokens: usize,
+    /// Those of them that were accepted; each saved a step.
+    pub accepted_tokens: usize,
     /// Time from submission to the first computed row.
     pub queue_time: Duration,
     /// Time from there to the first token.

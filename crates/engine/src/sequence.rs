@@ -175,8 +175,6 @@ pub(crate) struct Chunk {
     pub(crate) positions: Range<usize>,
     /// Drafted tokens behind them that the step verifies.
     pub(crate) drafted: usize,
-    /// Rows that the layer for multi-token prediction sees after the step.
-    pub(crate) ahead: usize,
 }
 
 impl Chunk {

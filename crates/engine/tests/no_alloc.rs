@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
-use levain_engine::{Engine, EngineConfig, Event, Request, SamplingParams};
+use levain_engine::{Engine, EngineConfig, Event, Request, SamplingParams, Speculation};
 use levain_weights::Checkpoint;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
@@ -14,10 +14,12 @@ static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 #[test]
 fn decoding_allocates_nothing() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama-3.1");
-    let checkpoint = Checkpoint::open(&folder).unwrap();
-    for threads in [1, 2] {
-        let engine = Engine::load(&checkpoint, EngineConfig { threads, ..EngineConfig::default() }).unwrap();
+    fn open(name: &str) -> Checkpoint {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+        Checkpoint::open(&folder).unwrap()
+    }
+
+    fn check(engine: &Engine, name: &str) {
         let sampled = SamplingParams {
             temperature: 0.8,
             top_p: 0.9,
@@ -56,11 +58,21 @@ fn decoding_allocates_nothing() {
             }
             for _ in 0..4 {
                 let allocations = ended.recv().unwrap();
-                assert!(
-                    !measured || allocations == 0,
-                    "{allocations} allocations in 300 tokens, {threads} threads"
-                );
+                assert!(!measured || allocations == 0, "{name}: {allocations} allocations in 300 tokens");
             }
+        }
+    }
+
+    for threads in [1, 2] {
+        let plain = EngineConfig { threads, ..EngineConfig::default() };
+        let llama = open("llama-3.1");
+        check(&Engine::load(&llama, plain.clone()).unwrap(), "plain");
+        let with = |speculation| EngineConfig { speculation, draft_tokens: Some(4), ..plain.clone() };
+        check(&Engine::load(&llama, with(Speculation::PromptLookup)).unwrap(), "lookup");
+        // One that is mostly right, and one that is not.
+        for draft in [&llama, &open("qwen2.5")] {
+            let config = with(Speculation::DraftModel);
+            check(&Engine::load_with_draft(&llama, Some(draft), config).unwrap(), "draft model");
         }
     }
 }

@@ -84,10 +84,11 @@ impl Arch for Deepseek {
         states: &[f32],
         x: &mut [f32],
     ) -> Option<&RmsNorm> {
-        let Self { layers, work, mtp } = self;
+        let Self { work, mtp, .. } = self;
         let (join, layer) = mtp.as_mut()?;
         join.join(ops, batch.n(), embedded, states, x);
-        work.layer(ops, batch, kv, layers.len(), layer, None, x);
+        // Its cache holds nothing but this layer.
+        work.layer(ops, batch, kv, 0, layer, None, x);
         Some(&join.norm)
     }
 }

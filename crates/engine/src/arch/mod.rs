@@ -8,6 +8,7 @@ mod mtp;
 mod qwen2;
 
 use std::fmt;
+use std::sync::Arc;
 
 use levain_kernels::{FloatBuffer, KvCache, Matrix, Pool};
 use levain_weights::{Checkpoint, ModelConfig, ModelType};
@@ -30,7 +31,7 @@ pub(crate) trait Arch: Send + fmt::Debug {
     /// for that and it is loaded: into `x` `[n, hidden]`, before the norm that is returned.
     ///
     /// `batch` holds the next tokens at their predecessors' positions, `embedded` their embeddings and `states` the
-    /// model's states at these positions after the final norm, both `[n, hidden]`.
+    /// model's states at these positions after the final norm, both `[n, hidden]`. `kv` is a cache of this layer alone.
     fn predict_ahead(
         &mut self,
         ops: &mut Ops,
@@ -119,7 +120,7 @@ impl Model {
     pub(crate) fn load(
         checkpoint: &Checkpoint,
         config: &ModelConfig,
-        pool: Pool,
+        pool: Arc<Pool>,
         options: &LoadOptions,
     ) -> Result<Self, EngineError> {
         let &LoadOptions { rows_max, logit_rows_max, context_length, .. } = options;
@@ -223,11 +224,6 @@ impl Model {
         };
         self.ops.norm(norm, x, n, &mut normed[..len]);
         self.ops.take_failure().map_or(Ok(true), Err)
-    }
-
-    /// Whether there is a layer for it and it is loaded.
-    pub(crate) fn predicts_ahead(&self) -> bool {
-        self.ahead.is_some()
     }
 
     /// The logits of the given rows of the last prediction, `[rows.len(), vocab]`, at most `logit_rows_max` of them.

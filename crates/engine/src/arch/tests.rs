@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use levain_kernels::{SeqRows, dequantize_row};
+use levain_kernels::{DType, SeqRows, dequantize_row};
+use levain_weights::convert_to_gguf;
 
 use super::*;
 use crate::config::EngineConfig;
@@ -61,7 +62,7 @@ impl Run {
         let checkpoint = Checkpoint::open(folder).unwrap();
         let model_config = checkpoint.config().unwrap();
         let plan = plan::plan(&checkpoint, config, None).unwrap();
-        let pool = Pool::new(config.resolved_threads());
+        let pool = Arc::new(Pool::new(config.resolved_threads()));
         let kv = plan::allocate(&model_config, config, &plan).unwrap();
         let options = LoadOptions {
             rows_max: 128,
@@ -74,6 +75,12 @@ impl Run {
         let model = Model::load(&checkpoint, &model_config, pool, &options).unwrap();
         let blocks = (0..plan.n_blocks() as u32).rev().collect();
         Self { vocab: model.vocab_size(), model, kv, blocks, expanded_end: 0 }
+    }
+
+    /// A cache of the same blocks for the layer for multi-token prediction.
+    fn layer_cache(&self, folder: &Path, config: &EngineConfig) -> KvCache {
+        let model_config = Checkpoint::open(folder).unwrap().config().unwrap();
+        KvCache::new(plan::layer_window_layout(&model_config, config, true), self.blocks.len()).unwrap()
     }
 
     /// Computes `tokens` from position `first` on in one step and returns their logits, `[n, vocab]`.
@@ -296,13 +303,15 @@ fn a_checkpoint_that_shrinks_fails_the_step_and_not_the_program() {
     assert!(error.to_string().contains("shorter"), "{error}");
 }
 
-fn check_mtp(folder: &Path) {
+/// The layer of the model at `path`, with so many bytes of experts in memory, against the reference in `folder`.
+fn check_mtp(folder: &Path, path: &Path, bytes: Option<u64>) {
     let speculation = crate::Speculation::MultiTokenPrediction;
     let config = EngineConfig { threads: 2, speculation, ..EngineConfig::default() };
     let (prompt, (logits, vocab)) = (ids(folder, "prompt"), expected(folder, "mtp_logits"));
-    // In one piece and in two: the layer keeps its own part of the cache.
+    // In one piece and in two: the layer keeps a cache of its own.
     for split in [prompt.len() - 1, 11] {
-        let mut run = Run::new(folder, &config);
+        let mut run = Run::with_experts(path, &config, bytes);
+        let mut layer_kv = run.layer_cache(path, &config);
         let mut got = Vec::new();
         for range in [0..split, split..prompt.len() - 1] {
             if range.is_empty() {
@@ -328,7 +337,7 @@ fn check_mtp(folder: &Path) {
                 expanded_ends: &[],
             };
             let rows: Vec<usize> = (0..range.len()).collect();
-            assert!(run.model.predict_ahead(&batch, &mut run.kv, AheadOf::Step(&rows)).unwrap());
+            assert!(run.model.predict_ahead(&batch, &mut layer_kv, AheadOf::Step(&rows)).unwrap());
             for rows in rows.chunks(8) {
                 let mut logits = vec![0.0; rows.len() * vocab];
                 run.model.ahead_logits(rows, &mut logits);
@@ -343,8 +352,27 @@ fn check_mtp(folder: &Path) {
 #[test]
 fn the_token_after_the_next_is_predicted_as_by_transformers() {
     check_parity(&fixture("deepseek-v3-mtp"));
-    check_mtp(&fixture("deepseek-v3-mtp"));
-    if let Some(folder) = shared("deepseek-v3") {
-        check_mtp(&folder);
+    for folder in [Some(fixture("deepseek-v3-mtp")), shared("deepseek-v3")].into_iter().flatten() {
+        for bytes in [None, Some(0), Some(1 << 20)] {
+            check_mtp(&folder, &folder, bytes);
+        }
+    }
+}
+
+#[test]
+fn the_layer_is_read_from_gguf_too() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("model.gguf");
+    for folder in [Some(fixture("deepseek-v3-mtp")), shared("deepseek-v3")].into_iter().flatten() {
+        convert_to_gguf(&Checkpoint::open(&folder).unwrap(), &path, DType::F32).unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        let layer = checkpoint.config().unwrap().num_hidden_layers;
+        let names: Vec<_> = checkpoint.entries().map(|entry| entry.source_name).collect();
+        for part in ["eh_proj", "enorm", "hnorm", "shared_head_norm"] {
+            let name = format!("blk.{layer}.nextn.{part}.weight");
+            assert!(names.contains(&name.as_str()), "{name} is not in {names:?}");
+        }
+        check_mtp(&folder, &path, None);
+        check_mtp(&folder, &path, Some(1 << 20));
     }
 }

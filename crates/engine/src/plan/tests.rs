@@ -24,7 +24,7 @@ fn seven_billion() -> (ModelConfig, WeightSizes) {
         max_position_embeddings: 131_072,
         ..config("qwen2.5")
     };
-    (shape, WeightSizes { trunk_bytes: 4_700_000_000, expert_bytes: 0, mtp_bytes: 0, all_f32: false })
+    (shape, WeightSizes { trunk_bytes: 4_700_000_000, ..WeightSizes::default() })
 }
 
 #[test]

@@ -288,7 +288,7 @@ impl Scheduler {
                 let drafted = self.get(id).map_or(0, |s| s.drafted().len()).min(room);
                 let drafted = self.reserve(id, len + drafted) - len;
                 used += 1 + drafted;
-                chunks.push(Chunk { sequence: id, positions: computed..len, drafted, ahead: 0 });
+                chunks.push(Chunk { sequence: id, positions: computed..len, drafted });
             }
             index += 1;
         }
@@ -389,7 +389,7 @@ impl Scheduler {
         if end <= computed {
             return 0;
         }
-        chunks.push(Chunk { sequence: id, positions: computed..end, drafted: 0, ahead: 0 });
+        chunks.push(Chunk { sequence: id, positions: computed..end, drafted: 0 });
         end - computed
     }
 

@@ -145,7 +145,7 @@ fn answers_come_before_prompts_and_prompts_share_what_is_left() {
     let short = scheduler.add(sequence(2, 0, &short, 100));
     let budget = StepBudget { prompt_rows_beside_answers: 20, ..WIDE };
     scheduler.schedule(&budget, &mut chunks);
-    assert_eq!(chunks[0], Chunk { sequence: answering, positions: 3..4, drafted: 0, ahead: 0 });
+    assert_eq!(chunks[0], Chunk { sequence: answering, positions: 3..4, drafted: 0 });
     let rows = |id| chunks.iter().filter(|c| c.sequence == id).map(|c| c.positions.len()).sum::<usize>();
     // The short prompt is not held up by the long one, and the budget is used up or the prompts are.
     assert_eq!(rows(short), 6);

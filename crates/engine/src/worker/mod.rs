@@ -1,9 +1,10 @@
 //! The engine's thread: schedule, compute, sample, tell; and sleep when there is nothing to do.
 
-mod ahead;
 mod disk;
+mod draft;
 mod output;
 mod pace;
+mod predict;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
@@ -12,7 +13,7 @@ use std::time::Instant;
 use levain_kernels::{KvCache, SeqRows};
 
 use crate::arch::Model;
-use crate::config::{EngineConfig, Speculation};
+use crate::config::EngineConfig;
 use crate::engine::{Shared, Shutdown, lock};
 use crate::error::EngineError;
 use crate::job::{Job, Submission, panic_message};
@@ -22,11 +23,13 @@ use crate::request::FinishReason;
 use crate::sampling::{Sampler, TokenMask};
 use crate::scheduler::{Scheduler, StepShape};
 use crate::sequence::{Chunk, JobId, SequenceId, SequenceStatus};
-use crate::spec::{DRAFT_TOKENS_MAX, StepTimes};
+use crate::spec::Gate;
 use crate::stats::{EngineStats, StepStats};
-use ahead::AheadLists;
 use output::Output;
 use pace::Pace;
+
+pub(crate) use draft::DraftSource;
+pub(crate) use predict::Drafter;
 
 /// All state of the engine; one thread owns it.
 pub(crate) struct Worker {
@@ -38,11 +41,8 @@ pub(crate) struct Worker {
     sampling: Sampling,
     batch: Batch,
     pace: Pace,
-    speculates: bool,
-    ahead: Option<AheadLists>,
-    draft_tokens: Option<usize>,
-    /// How long steps take with and without drafts, by the number of sequences.
-    step_times: [StepTimes; BATCH_CLASSES],
+    source: DraftSource,
+    gate: Gate,
     stats: EngineStats,
     /// Where there is a prefix cache on the disk.
     disk: Option<disk::Spill>,
@@ -93,6 +93,7 @@ impl Worker {
         shared: Arc<Shared>,
         model: Model,
         kv: KvCache,
+        source: DraftSource,
         config: &EngineConfig,
         plan: &MemoryPlan,
     ) -> Self {
@@ -126,10 +127,8 @@ impl Worker {
                 config.prompt_chunk_tokens.or(plan.expert_cache_bytes.map(|_| rows)),
                 model.attention_part(),
             ),
-            speculates: config.speculation != Speculation::Off,
-            ahead: model.predicts_ahead().then(AheadLists::default),
-            draft_tokens: config.draft_tokens,
-            step_times: Default::default(),
+            source,
+            gate: Gate::new(config.draft_tokens),
             stats,
             disk: None,
             stalled: false,
@@ -241,7 +240,7 @@ impl Worker {
         self.note_used(&sequence);
         let Some(job) = self.jobs.get_mut(sequence.job).and_then(Option::as_mut) else { return };
         let held = sequence.answer == 0 && matches!(reason, FinishReason::Error(_));
-        if job.finish(sequence.answer, reason, sequence.cached_tokens) {
+        if job.finish(&sequence, reason) {
             self.jobs[sequence.job] = None;
         } else if held {
             // Answers that waited for this one's prompt have to compute it themselves now.
@@ -273,7 +272,6 @@ impl Worker {
     }
 
     fn step(&mut self, start: Instant) {
-        self.draft();
         self.scheduler.schedule(&self.pace, &mut self.batch.chunks);
         for (from, to) in self.scheduler.take_copies() {
             self.kv.copy_block(from as usize, to as usize);
@@ -306,15 +304,15 @@ impl Worker {
             let rows = if is_answer { &mut step.answer_rows } else { &mut step.prompt_rows };
             *rows += chunk.rows();
             drafted += chunk.drafted;
+            let sequence = self.scheduler.get_mut(chunk.sequence);
+            if let Some(drafts) = sequence.and_then(|sequence| sequence.drafts.as_deref_mut()) {
+                drafts.drafted_total += chunk.drafted;
+            }
             self.scheduler.commit(chunk.sequence, chunk.positions.clone());
         }
         self.outputs();
-        self.note_drafts();
+        let accepted = self.note_drafts();
         let end = Instant::now();
-        if let Err(error) = self.draft_ahead() {
-            tracing::error!(%error, "drafting failed; the requests of its step end with an error");
-            self.fail_step(&error.to_string());
-        }
         step.forward_time = computed.saturating_duration_since(start);
         step.output_time = end.saturating_duration_since(computed);
         let took = end.saturating_duration_since(start);
@@ -324,9 +322,15 @@ impl Worker {
         self.stats.answer_rows += step.answer_rows as u64;
         self.stats.drafted_tokens += drafted as u64;
         self.stats.last_step = step;
-        if step.prompt_rows == 0 && self.speculates {
-            let times = &mut self.step_times[batch_class(self.batch.chunks.len())];
-            times.note(drafted, end.saturating_duration_since(start).as_secs_f64());
+        let (sequences, seconds) =
+            (self.batch.chunks.len(), end.saturating_duration_since(start).as_secs_f64());
+        match step.prompt_rows {
+            0 => self.gate.note_step(sequences, drafted, accepted, seconds),
+            _ => self.gate.note_time(sequences, seconds),
+        }
+        if let Err(error) = self.draft() {
+            tracing::error!(%error, "drafting failed; the requests of its step end with an error");
+            self.fail_step(&error.to_string());
         }
     }
 
@@ -362,49 +366,6 @@ impl Worker {
         result
     }
 
-    /// Drafts tokens for the sequences whose next step may verify some.
-    fn draft(&mut self) {
-        if !self.speculates || self.ahead.is_some() {
-            return;
-        }
-        let fixed = self.draft_tokens;
-        let times = &self.step_times[batch_class(self.scheduler.n_running())];
-        self.scheduler.for_each_running(|sequence| {
-            let generating = sequence.remaining() == 1 && sequence.tokens.len() > sequence.prompt_len;
-            let room = sequence.len_max.saturating_sub(sequence.tokens.len() + 1).min(DRAFT_TOKENS_MAX);
-            let Some(drafts) = sequence.drafts.as_deref_mut().filter(|_| generating && room > 0) else {
-                return;
-            };
-            let count = match fixed {
-                Some(fixed) => fixed.min(room),
-                None => drafts.policy.length(times, room),
-            };
-            if count > 0 {
-                drafts.ngram.draft(&sequence.tokens, count, &mut drafts.tokens);
-            }
-        });
-    }
-
-    /// Learns from what became of the step's drafts, and forgets them.
-    fn note_drafts(&mut self) {
-        if !self.speculates {
-            return;
-        }
-        for chunk in &self.batch.chunks {
-            let Some(sequence) = self.scheduler.get_mut(chunk.sequence) else { continue };
-            let Some(drafts) = sequence.drafts.as_deref_mut() else { continue };
-            if chunk.drafted > 0 {
-                drafts.policy.note(chunk.drafted, drafts.accepted);
-            }
-        }
-        self.scheduler.for_each_running(|sequence| {
-            if let Some(drafts) = sequence.drafts.as_deref_mut() {
-                drafts.tokens.clear();
-                drafts.accepted = 0;
-            }
-        });
-    }
-
     fn publish_stats(&mut self) {
         let pool = self.scheduler.pool();
         self.stats.running = self.scheduler.n_running();
@@ -418,13 +379,6 @@ impl Worker {
         lock(&self.shared.inbox).waiting = self.stats.waiting;
         *lock(&self.shared.stats) = self.stats;
     }
-}
-
-/// Numbers of sequences whose step times are kept apart; larger batches count as the largest.
-const BATCH_CLASSES: usize = 8;
-
-fn batch_class(sequences: usize) -> usize {
-    sequences.clamp(1, BATCH_CLASSES) - 1
 }
 
 /// An empty list with another lifetime and, as the standard library collects in place, the same memory.

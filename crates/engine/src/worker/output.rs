@@ -155,6 +155,10 @@ impl Worker {
     fn verify(&mut self, output: &Output, row: &mut [f32], sharing: &mut Vec<SequenceId>) {
         let position = output.position;
         let Some(sequence) = self.scheduler.get_mut(output.sequence) else { return };
+        if self.jobs.get(sequence.job).and_then(Option::as_ref).is_none_or(Job::is_cancelled) {
+            // The caller has seen enough: what it asked to be the last token is.
+            return;
+        }
         let chosen = sequence.tokens.get(position).copied();
         let Some(drafts) = sequence.drafts.as_deref_mut() else { return };
         let right = chosen.is_some() && drafts.tokens.get(drafts.accepted).copied() == chosen;
@@ -163,6 +167,7 @@ impl Worker {
             return;
         }
         drafts.accepted += 1;
+        drafts.accepted_total += 1;
         self.stats.accepted_tokens += 1;
         self.scheduler.commit(output.sequence, position..position + 1);
         self.sample(output, row, sharing);

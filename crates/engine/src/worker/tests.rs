@@ -9,7 +9,6 @@ use levain_weights::Checkpoint;
 
 use super::*;
 use crate::arch::{Arch, LoadOptions};
-use crate::config::Speculation;
 use crate::ops::Ops;
 use crate::request::{Event, Request};
 
@@ -57,10 +56,10 @@ impl Harness {
             mtp: false,
             expanded: config.expanded_prompt_window > 0,
         };
-        let mut model = Model::load(&checkpoint, &model_config, Pool::new(1), &options).unwrap();
+        let mut model = Model::load(&checkpoint, &model_config, Arc::new(Pool::new(1)), &options).unwrap();
         model.replace_layers(|layers| Box::new(Faulty(layers)));
         let shared = Arc::new(Shared::default());
-        let worker = Worker::new(Arc::clone(&shared), model, kv, &config, &plan);
+        let worker = Worker::new(Arc::clone(&shared), model, kv, DraftSource::Off, &config, &plan);
         let thread = Some(std::thread::spawn(move || worker.run()));
         Self { shared, thread, context_length }
     }
@@ -72,13 +71,8 @@ impl Harness {
             ControlFlow::Continue(())
         });
         (request.n, request.max_tokens) = (n, Some(max_tokens));
-        let submission = Submission::new(
-            request,
-            Default::default(),
-            Arc::default(),
-            self.context_length,
-            Speculation::Off,
-        );
+        let submission =
+            Submission::new(request, Default::default(), Arc::default(), self.context_length, None);
         lock(&self.shared.inbox).submissions.push(submission);
         self.shared.bell.notify_one();
         events

@@ -1,6 +1,10 @@
 //! Speculation changes when tokens come, never which.
 
-use levain_engine::{EngineConfig, Request, SamplingParams, Speculation};
+use std::path::Path;
+
+use levain_engine::{Engine, EngineConfig, EngineError, Request, SamplingParams, Speculation};
+use levain_kernels::DType;
+use levain_weights::{Checkpoint, convert_to_gguf};
 
 use crate::common::{all_free, engine, eventually, fixture, run, start, text};
 
@@ -48,9 +52,18 @@ fn answers_are_those_of_plain_decoding() {
 #[test]
 fn the_models_own_layer_drafts() {
     let folder = fixture("deepseek-v3-mtp");
-    let plain = engine(&folder, config(Speculation::Off, None));
+    check_layer(&folder);
+    // The same as GGUF, quantised.
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("model.gguf");
+    convert_to_gguf(&Checkpoint::open(&folder).unwrap(), &path, DType::Q8_0).unwrap();
+    check_layer(&path);
+}
+
+fn check_layer(path: &Path) {
+    let plain = engine(path, config(Speculation::Off, None));
     for draft_tokens in [Some(1), Some(2), Some(5), None] {
-        let drafting = engine(&folder, config(Speculation::MultiTokenPrediction, draft_tokens));
+        let drafting = engine(path, config(Speculation::MultiTokenPrediction, draft_tokens));
         for (seed, wish) in (0..9).zip(wishes().into_iter().cycle()) {
             let ask = |request: &mut Request| {
                 request.sampling = wish.clone();
@@ -96,4 +109,122 @@ fn speculation_shares_steps_blocks_and_prefixes() {
         }
     }
     eventually("all blocks are free", || all_free(&drafting));
+}
+
+/// `folder`'s model with drafts from the model at `draft`.
+fn with_draft(folder: &Path, draft: &Path, config: EngineConfig) -> Engine {
+    let open = |path| Checkpoint::open(path).unwrap();
+    Engine::load_with_draft(&open(folder), Some(&open(draft)), config).unwrap()
+}
+
+#[test]
+fn a_model_that_drafts_for_itself_is_always_right() {
+    for name in ["llama-3.1", "qwen2.5", "deepseek-v2-tiny", "deepseek-v3-tiny", "llama-odd"] {
+        let folder = fixture(name);
+        let plain = engine(&folder, config(Speculation::Off, None));
+        let drafting = with_draft(&folder, &folder, config(Speculation::DraftModel, Some(4)));
+        for wish in wishes() {
+            // A prompt longer than a window begins with is cut, so short ones.
+            let prompt: Vec<u32> = text(3, 90).iter().map(|token| 3 + token % 290).collect();
+            let ask = |request: &mut Request| {
+                request.sampling = wish.clone();
+                // The first token, and then five a step.
+                request.max_tokens = Some(61);
+            };
+            let expected = run(&plain, &prompt, ask);
+            let got = run(&drafting, &prompt, ask);
+            assert_eq!(got.answers[0].bits(), expected.answers[0].bits(), "{name}");
+            let usage = &got.answers[0].usage;
+            assert_eq!((usage.drafted_tokens, usage.accepted_tokens), (48, 48), "{name}: {wish:?}");
+        }
+    }
+}
+
+/// Another model, other weights of the same architecture, and the same model quantised: several sequences at a time,
+/// answers that share a prompt, and a cache so small that sequences are sent back.
+#[test]
+fn whatever_a_model_drafts_answers_are_those_of_plain_decoding() {
+    let scratch = tempfile::tempdir().unwrap();
+    let quantised = scratch.path().join("q8_0.gguf");
+    convert_to_gguf(&Checkpoint::open(&fixture("llama-3.1")).unwrap(), &quantised, DType::Q8_0).unwrap();
+    let tight = EngineConfig { context_length: Some(256), kv_cache_tokens: Some(384), ..Default::default() };
+    for (name, draft) in [
+        ("llama-3.1", fixture("qwen2.5")),
+        ("llama-3.1", fixture("llama-odd")),
+        ("llama-3.1", quantised),
+        ("deepseek-v3-tiny", fixture("deepseek-v2-tiny")),
+        ("deepseek-v2-tiny", fixture("llama-3.1")),
+    ] {
+        let folder = fixture(name);
+        let plain = engine(&folder, config(Speculation::Off, None));
+        for draft_tokens in [Some(1), Some(3), Some(8), None] {
+            let config = EngineConfig {
+                speculation: Speculation::DraftModel,
+                draft_tokens,
+                threads: 2,
+                prompt_chunk_tokens: Some(23),
+                ..tight.clone()
+            };
+            let drafting = with_draft(&folder, &draft, config);
+            let ask = |i: u32| {
+                move |request: &mut Request| {
+                    request.sampling = wishes()[i as usize % 3].clone();
+                    request.max_tokens = Some(70 + i);
+                    request.n = 1 + i % 2;
+                }
+            };
+            let prompt = |i: u32| -> Vec<u32> {
+                text(i % 3, 40 + 15 * i as usize).iter().map(|token| 3 + token % 290).collect()
+            };
+            let running: Vec<_> = (0..6).map(|i| start(&drafting, &prompt(i), ask(i))).collect();
+            for (i, got) in running.into_iter().enumerate() {
+                let expected = run(&plain, &prompt(i as u32), ask(i as u32));
+                for (got, expected) in got.wait().answers.iter().zip(&expected.answers) {
+                    assert_eq!(got.bits(), expected.bits(), "{name}, {draft_tokens:?}: request {i}");
+                }
+            }
+            let stats = drafting.stats();
+            assert!(draft_tokens.is_none() || stats.drafted_tokens > 100, "{stats:?}");
+            assert!(stats.preemptions > 0, "{stats:?}");
+            eventually("all blocks are free", || all_free(&drafting));
+        }
+    }
+}
+
+/// Text that is longer than a window, and more sequences than places for windows.
+#[test]
+fn windows_are_left_behind_and_taken_over() {
+    let folder = fixture("llama-3.1");
+    let plain = engine(&folder, config(Speculation::Off, None));
+    let few = EngineConfig { max_num_seqs: 2, ..config(Speculation::DraftModel, Some(5)) };
+    let drafting = with_draft(&folder, &folder, few);
+    let ask = |request: &mut Request| request.max_tokens = Some(150);
+    let running: Vec<_> = (0..5).map(|i| start(&drafting, &text(i, 330), ask)).collect();
+    for (i, got) in running.into_iter().enumerate() {
+        let expected = run(&plain, &text(i as u32, 330), ask);
+        assert_eq!(got.wait().answers[0].bits(), expected.answers[0].bits());
+    }
+    // The model saw the end of these texts only. Of a short one it sees all, whoever had its place before.
+    let usage = run(&drafting, &text(9, 60), ask).answers[0].usage;
+    assert!(usage.drafted_tokens > 100 && usage.accepted_tokens == usage.drafted_tokens, "{usage:?}");
+}
+
+#[test]
+fn a_draft_model_is_planned_for_and_has_to_be_there() {
+    let folder = fixture("llama-3.1");
+    let open = || Checkpoint::open(&folder).unwrap();
+    let config = config(Speculation::DraftModel, None);
+    let Err(EngineError::NoDraftModel) = Engine::load(&open(), config.clone()) else {
+        panic!("no draft model")
+    };
+    let without = engine(&folder, EngineConfig { speculation: Speculation::Off, ..config.clone() });
+    let with = with_draft(&folder, &folder, config.clone());
+    let more = with.plan().total() - without.plan().total();
+    let windows = 16 * 1024 * without.plan().kv_bytes_per_token;
+    assert!(more > without.plan().weights.trunk_bytes + windows, "{more}");
+    assert!(with.plan().to_string().contains("drafting"), "{}", with.plan());
+    // What fits without it does not fit with it.
+    let tight = EngineConfig { memory_limit: Some(without.plan().total() + more / 2), ..config };
+    let Err(error) = Engine::load_with_draft(&open(), Some(&open()), tight) else { panic!("it fits") };
+    assert!(matches!(error, EngineError::OutOfMemory { .. }), "{error}");
 }
