@@ -55,6 +55,10 @@ pub struct Usage {
     pub completion_tokens: u64,
     /// Those of them that were thinking.
     pub reasoning_tokens: u64,
+    /// Tokens that were drafted ahead to generate them faster.
+    pub drafted_tokens: u64,
+    /// Drafted tokens that were right.
+    pub accepted_tokens: u64,
     /// From the request's arrival to the first forward pass.
     pub queue_time: Duration,
     /// From there to the first token.

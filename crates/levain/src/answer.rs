@@ -183,6 +183,9 @@ pub(crate) fn figures(usage: &Usage) -> String {
     if let Some(rate) = rate(usage.completion_tokens.saturating_sub(1), usage.decode_time) {
         decode += &format!(" at {rate:.1} tok/s");
     }
+    if usage.drafted_tokens > 0 {
+        decode += &format!(" ({} of {} drafted were right)", usage.accepted_tokens, usage.drafted_tokens);
+    }
     parts.push(decode);
     parts.join(" · ")
 }
@@ -210,6 +213,8 @@ mod tests {
             figures(&usage),
             "prefill 100 tokens at 200 tok/s (10 cached) · decode 21 tokens at 10.0 tok/s"
         );
+        let drafted = Usage { drafted_tokens: 9, accepted_tokens: 4, ..usage };
+        assert!(figures(&drafted).ends_with("decode 21 tokens at 10.0 tok/s (4 of 9 drafted were right)"));
         assert_eq!(figures(&Usage::default()), "prefill 0 tokens · decode 0 tokens");
     }
 }

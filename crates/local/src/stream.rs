@@ -76,6 +76,8 @@ impl Bill {
         usage.prompt_tokens = usage.prompt_tokens.max(answer.prompt_tokens as u64);
         usage.cached_tokens = usage.cached_tokens.max(answer.cached_tokens as u64);
         usage.completion_tokens += answer.completion_tokens as u64;
+        usage.drafted_tokens += answer.drafted_tokens as u64;
+        usage.accepted_tokens += answer.accepted_tokens as u64;
         if self.ended == 0 {
             usage.queue_time = answer.queue_time;
             usage.prefill_time = answer.prefill_time;

@@ -25,6 +25,8 @@ pub(crate) struct Metrics {
     cached_tokens: AtomicU64,
     completion_tokens: AtomicU64,
     reasoning_tokens: AtomicU64,
+    drafted_tokens: AtomicU64,
+    accepted_tokens: AtomicU64,
     cancelled: AtomicU64,
     panics: AtomicU64,
     pub(crate) connections: AtomicU64,
@@ -48,6 +50,8 @@ impl Metrics {
             (&self.cached_tokens, usage.cached_tokens),
             (&self.completion_tokens, usage.completion_tokens),
             (&self.reasoning_tokens, usage.reasoning_tokens),
+            (&self.drafted_tokens, usage.drafted_tokens),
+            (&self.accepted_tokens, usage.accepted_tokens),
         ] {
             counter.fetch_add(tokens, Ordering::Relaxed);
         }
@@ -85,6 +89,13 @@ impl Metrics {
                 "levain_reasoning_tokens_total",
                 "Generated tokens of reasoning.",
                 read(&self.reasoning_tokens),
+            ),
+            ("counter", "levain_drafted_tokens_total", "Tokens drafted ahead.", read(&self.drafted_tokens)),
+            (
+                "counter",
+                "levain_accepted_tokens_total",
+                "Drafted tokens that were right.",
+                read(&self.accepted_tokens),
             ),
             ("counter", "levain_cancelled_total", "Answers whose client left.", read(&self.cancelled)),
             ("counter", "levain_panics_total", "Requests that met a bug.", read(&self.panics)),

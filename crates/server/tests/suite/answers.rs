@@ -234,6 +234,8 @@ async fn metrics_count_what_happened() {
         cached_tokens: 4,
         completion_tokens: 3,
         reasoning_tokens: 2,
+        drafted_tokens: 5,
+        accepted_tokens: 1,
         queue_time: Duration::from_millis(3),
         decode_time: Duration::from_millis(8),
         ..Usage::default()
@@ -254,6 +256,8 @@ async fn metrics_count_what_happened() {
         "levain_cached_tokens_total 8",
         "levain_completion_tokens_total 6",
         "levain_reasoning_tokens_total 4",
+        "levain_drafted_tokens_total 10",
+        "levain_accepted_tokens_total 2",
         "levain_cancelled_total 0",
         "levain_queue_seconds_bucket{le=\"0.002\"} 0",
         "levain_queue_seconds_bucket{le=\"0.005\"} 2",

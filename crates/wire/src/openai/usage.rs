@@ -48,13 +48,16 @@ impl From<&Usage> for UsageBody {
     }
 }
 
-/// An extension: where the time went, in milliseconds.
+/// An extension: where the time went, in milliseconds, and how much speculation saved.
 #[derive(Debug, Serialize)]
 pub(super) struct Timings {
     queue_ms: f64,
     prefill_ms: f64,
     decode_ms: f64,
     reasoning_ms: f64,
+    /// Tokens drafted ahead, and those of them that were right.
+    drafted_tokens: u64,
+    accepted_tokens: u64,
 }
 
 impl From<&Usage> for Timings {
@@ -64,6 +67,8 @@ impl From<&Usage> for Timings {
             prefill_ms: milliseconds(usage.prefill_time),
             decode_ms: milliseconds(usage.decode_time),
             reasoning_ms: milliseconds(usage.reasoning_time),
+            drafted_tokens: usage.drafted_tokens,
+            accepted_tokens: usage.accepted_tokens,
         }
     }
 }
@@ -79,6 +84,8 @@ pub(super) fn add(total: &mut Usage, more: &Usage) {
     total.cached_tokens = total.cached_tokens.saturating_add(more.cached_tokens);
     total.completion_tokens = total.completion_tokens.saturating_add(more.completion_tokens);
     total.reasoning_tokens = total.reasoning_tokens.saturating_add(more.reasoning_tokens);
+    total.drafted_tokens = total.drafted_tokens.saturating_add(more.drafted_tokens);
+    total.accepted_tokens = total.accepted_tokens.saturating_add(more.accepted_tokens);
     total.queue_time = total.queue_time.max(more.queue_time);
     total.prefill_time = total.prefill_time.max(more.prefill_time);
     total.decode_time = total.decode_time.max(more.decode_time);

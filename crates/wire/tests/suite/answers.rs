@@ -22,6 +22,8 @@ fn usage() -> Usage {
         cached_tokens: 4,
         completion_tokens: 5,
         reasoning_tokens: 2,
+        drafted_tokens: 6,
+        accepted_tokens: 3,
         queue_time: Duration::from_micros(1500),
         prefill_time: Duration::from_millis(20),
         decode_time: Duration::from_millis(30),
