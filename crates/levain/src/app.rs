@@ -1,9 +1,9 @@
 //! What every command works with: the printer, the settings, the hub and a runtime.
 
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use levain_engine::{DiskCacheConfig, EngineConfig};
+use levain_engine::{DiskCacheConfig, EngineConfig, Speculation};
 use levain_hub::{Hub, HubConfig, ModelRef, StoredModel};
 use tokio::runtime::Runtime;
 
@@ -101,6 +101,25 @@ impl App {
         pulled
     }
 
+    /// The model that drafts, on this disk, where `config` asks for one.
+    pub(crate) fn draft_model(
+        &self,
+        hub: &Hub,
+        args: &EngineArgs,
+        config: &EngineConfig,
+    ) -> Result<Option<PathBuf>, CliError> {
+        if config.speculation != Speculation::DraftModel {
+            return Ok(None);
+        }
+        let Some(name) = args.draft_model.as_deref().or(self.settings.get("draft_model")) else {
+            return Err(CliError::input_with(
+                "there is no model to draft",
+                "name a smaller model with the same tokens: --draft-model MODEL, or draft_model in the configuration",
+            ));
+        };
+        Ok(Some(self.obtain(hub, name)?.path))
+    }
+
     /// The engine's set-up from the command line, the environment and the files.
     pub(crate) fn engine_config(&self, args: &EngineArgs) -> Result<EngineConfig, CliError> {
         let mut config = EngineConfig::default();
@@ -117,10 +136,18 @@ impl App {
         {
             config.kv_dtype = kind;
         }
-        if let Some(how) =
-            args.speculate.or_else(|| setting("speculate").and_then(|text| settings::speculation(text).ok()))
-        {
+        // A draft model on the command line says how to speculate, too.
+        let implied = args.draft_model.as_ref().map(|_| Speculation::DraftModel);
+        let configured = || setting("speculate").and_then(|text| settings::speculation(text).ok());
+        if let Some(how) = args.speculate.or(implied).or_else(configured) {
             config.speculation = how;
+        }
+        config.draft_tokens = args.draft_tokens;
+        if args.draft_tokens.is_some() && config.speculation == Speculation::Off {
+            return Err(CliError::input("--draft-tokens goes with --speculate"));
+        }
+        if args.draft_model.is_some() && config.speculation != Speculation::DraftModel {
+            return Err(CliError::input("--draft-model goes with --speculate draft"));
         }
         config.memory_limit =
             args.memory.or_else(|| setting("memory").and_then(|text| settings::byte_size(text).ok()));

@@ -100,9 +100,15 @@ pub(crate) struct EngineArgs {
     /// How the KV cache stores its numbers: auto, f32, f16 or q8_0
     #[arg(long, value_name = "TYPE", value_parser = settings::kv_cache_type)]
     pub(crate) kv_cache_type: Option<KvCacheType>,
-    /// Draft tokens ahead without changing answers: off, lookup or mtp
+    /// Draft tokens ahead without changing answers: off, lookup, mtp or draft
     #[arg(long, value_name = "HOW", value_parser = settings::speculation)]
     pub(crate) speculate: Option<Speculation>,
+    /// A smaller model with the same tokens that drafts
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) draft_model: Option<String>,
+    /// Draft this many tokens a step, 1 to 8, whether it pays or not
+    #[arg(long, value_name = "N", value_parser = settings::number)]
+    pub(crate) draft_tokens: Option<usize>,
     /// The most memory to use, for example 20G
     #[arg(long, value_name = "SIZE", value_parser = settings::byte_size)]
     pub(crate) memory: Option<u64>,

@@ -34,7 +34,8 @@ pub(crate) const ENV_VARS: &[EnvVar] = &[
     var("LEVAIN_MODEL", "the model that `levain chat` takes when none is named"),
     var("LEVAIN_THREADS", "how many threads compute"),
     var("LEVAIN_CONTEXT", "tokens of prompt and answer together"),
-    var("LEVAIN_SPECULATE", "draft tokens ahead without changing answers: off, lookup or mtp"),
+    var("LEVAIN_SPECULATE", "draft tokens ahead without changing answers: off, lookup, mtp or draft"),
+    var("LEVAIN_DRAFT_MODEL", "the smaller model that drafts"),
     var("LEVAIN_KV_CACHE_TYPE", "how the KV cache stores its numbers: auto, f32, f16 or q8_0"),
     var("LEVAIN_MEMORY", "the most memory to use, for example 20G"),
     var(

@@ -1,5 +1,6 @@
 //! From a stored model to one that answers.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +12,14 @@ use levain_local::{LocalModel, LocalOptions, LocalProvider};
 use crate::app::App;
 use crate::error::CliError;
 use crate::progress::seconds;
+
+/// How models are loaded.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    pub(crate) engine: EngineConfig,
+    /// The model that drafts, where one does.
+    pub(crate) draft: Option<PathBuf>,
+}
 
 /// A model in memory.
 pub(crate) struct Loaded {
@@ -25,8 +34,8 @@ pub(crate) struct Loaded {
 }
 
 /// Loads a model; Ctrl-C gives it up.
-pub(crate) fn load(app: &App, stored: &StoredModel, engine: EngineConfig) -> Result<Loaded, CliError> {
-    let model = open(app, stored, engine)?;
+pub(crate) fn load(app: &App, stored: &StoredModel, setup: &Setup) -> Result<Loaded, CliError> {
+    let model = open(app, stored, setup)?;
     let (context_length, plan) = (model.context_length(), model.memory_plan().to_string());
     let name = stored.reference.clone();
     Ok(Loaded { provider: Arc::new(LocalProvider::new(name.clone(), model)), name, context_length, plan })
@@ -36,22 +45,23 @@ pub(crate) fn load(app: &App, stored: &StoredModel, engine: EngineConfig) -> Res
 pub(crate) fn load_all(
     app: &App,
     models: &[(String, StoredModel)],
-    engine: &EngineConfig,
+    setup: &Setup,
 ) -> Result<Arc<dyn Provider>, CliError> {
     let mut provider = LocalProvider::default();
     for (typed, stored) in models {
-        let model = open(app, stored, engine.clone())?;
+        let model = open(app, stored, setup)?;
         provider.add(stored.reference.clone(), model, aliases(typed, &stored.reference));
     }
     Ok(Arc::new(provider))
 }
 
-fn open(app: &App, stored: &StoredModel, engine: EngineConfig) -> Result<LocalModel, CliError> {
+fn open(app: &App, stored: &StoredModel, setup: &Setup) -> Result<LocalModel, CliError> {
     crate::check_kernels()?;
     let path = stored.path.clone();
     let begun = Instant::now();
+    let Setup { engine, draft } = setup.clone();
     let model = app.blocking(move || {
-        let options = LocalOptions { engine, ..LocalOptions::default() };
+        let options = LocalOptions { engine, draft, ..LocalOptions::default() };
         Ok(LocalModel::open(&path, options)?)
     })?;
     app.printer.detail(format_args!("{} was loaded in {}", stored.reference, seconds(begun.elapsed())));

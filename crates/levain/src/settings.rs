@@ -67,10 +67,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting {
         key: "speculate",
         env: "LEVAIN_SPECULATE",
-        help: "draft tokens ahead without changing answers: off, lookup (from the text itself) or mtp (the model's own layer)",
+        help: "draft tokens ahead without changing answers: off, lookup (from the text itself), mtp (the model's own layer) or draft (a draft model)",
         default: "off",
         secret: false,
         check: |text| speculation(text).map(drop),
+    },
+    Setting {
+        key: "draft_model",
+        env: "LEVAIN_DRAFT_MODEL",
+        help: "a smaller model with the same tokens, for speculate = \"draft\"",
+        default: "none",
+        secret: false,
+        check: |text| levain_hub::ModelRef::parse(text).map(drop).map_err(|error| error.to_string()),
     },
     Setting {
         key: "memory",
@@ -316,7 +324,8 @@ pub(crate) fn speculation(text: &str) -> Result<Speculation, String> {
         "off" => Ok(Speculation::Off),
         "lookup" => Ok(Speculation::PromptLookup),
         "mtp" => Ok(Speculation::MultiTokenPrediction),
-        _ => Err(format!("{text:?} is not one of off, lookup and mtp")),
+        "draft" => Ok(Speculation::DraftModel),
+        _ => Err(format!("{text:?} is not one of off, lookup, mtp and draft")),
     }
 }
 

@@ -57,6 +57,30 @@ pub enum LocalError {
         /// Rows of the model's embedding.
         vocab_size: usize,
     },
+    /// A draft model writes other tokens than the model.
+    #[error(
+        "the draft model's token {id} is {draft:?} where the model's is {model:?}: it can't draft for it; choose a \
+         smaller model of the same family, or draft by lookup"
+    )]
+    DraftToken {
+        /// The first token that differs.
+        id: u32,
+        /// What the model means by it.
+        model: String,
+        /// What the draft model means by it.
+        draft: String,
+    },
+    /// A draft model has far more or fewer tokens than the model.
+    #[error(
+        "the draft model has {draft} tokens and the model {model}: it can't draft for it; choose a smaller model of \
+         the same family, or draft by lookup"
+    )]
+    DraftVocabulary {
+        /// Tokens of the model.
+        model: u32,
+        /// Tokens of the draft model.
+        draft: u32,
+    },
 }
 
 /// The engine's refusal in the neutral vocabulary.

@@ -33,7 +33,7 @@ mod tools;
 pub use error::LocalError;
 pub use files::{Vocabulary, vocabulary};
 pub use guide::{GRAMMAR_BYTES_MAX, SCHEMA_DEPTH_MAX};
-pub use model::{LocalModel, LocalOptions};
+pub use model::{LocalModel, LocalOptions, check_draft_vocabulary};
 pub use provider::LocalProvider;
 pub use reasoning::{Piece, PromptState, ReasoningSplitter, Section, ThinkTags};
 pub use stop::{STOP_BYTES_MAX, STOP_TEXTS_MAX, StopMatcher, StopOutput};

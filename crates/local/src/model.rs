@@ -1,7 +1,7 @@
 //! A loaded model: its engine, vocabulary, template and habits.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -21,6 +21,8 @@ pub struct LocalOptions {
     pub engine: EngineConfig,
     /// A chat template in place of the model's own, as Jinja source.
     pub chat_template: Option<String>,
+    /// A smaller model with the same tokens, for [`levain_engine::Speculation::DraftModel`].
+    pub draft: Option<PathBuf>,
 }
 
 /// A model in memory, ready to answer.
@@ -92,10 +94,14 @@ impl LocalModel {
         stop_ids.retain(|&id| (id as usize) < config.vocab_size);
         stop_ids.sort_unstable();
         stop_ids.dedup();
+        let draft = options.draft.as_deref().map(Checkpoint::open).transpose()?;
+        if let Some(draft) = &draft {
+            same_tokens(&tokenizer, &files::vocabulary(draft)?.tokenizer)?;
+        }
         let is_r1 = template.as_ref().is_some_and(|template| template.is_r1);
         let table = Arc::new(table);
         Ok(Self {
-            engine: Engine::load(checkpoint, options.engine)?,
+            engine: Engine::load_with_draft(checkpoint, draft.as_ref(), options.engine)?,
             tokenizer: Arc::new(tokenizer),
             guide: Arc::new(Guide::new(Arc::clone(&table))),
             sampling: SamplingDefaults::new(checkpoint.generation_defaults()?, is_r1),
@@ -148,6 +154,37 @@ impl LocalModel {
 impl std::fmt::Debug for LocalModel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LocalModel").field("engine", &self.engine).finish_non_exhaustive()
+    }
+}
+
+/// Checks that a draft model means the same as the model by each token id. Control tokens may differ, as they do
+/// between a model and what others have made of it: drafts that contain them are wrong, and no more.
+///
+/// # Errors
+/// If it does not, or a vocabulary is missing or damaged.
+pub fn check_draft_vocabulary(model: &Checkpoint, draft: &Checkpoint) -> Result<(), LocalError> {
+    same_tokens(&files::vocabulary(model)?.tokenizer, &files::vocabulary(draft)?.tokenizer)
+}
+
+fn same_tokens(model: &Tokenizer, draft: &Tokenizer) -> Result<(), LocalError> {
+    let (ours, theirs) = (model.vocab_size(), draft.vocab_size());
+    // Models of one family often differ in what they have been taught to mark.
+    if ours.abs_diff(theirs) as usize > TOKENS_WITHOUT_ROW_MAX {
+        return Err(LocalError::DraftVocabulary { model: ours, draft: theirs });
+    }
+    // Control tokens have no bytes.
+    let differs = |&id: &u32| match (model.token_bytes(id), draft.token_bytes(id)) {
+        (Some(ours), Some(theirs)) => ours != theirs && !ours.is_empty() && !theirs.is_empty(),
+        _ => false,
+    };
+    match (0..ours.min(theirs)).find(differs) {
+        None => Ok(()),
+        Some(id) => {
+            let shown = |tokenizer: &Tokenizer| {
+                String::from_utf8_lossy(tokenizer.token_bytes(id).unwrap_or_default()).into_owned()
+            };
+            Err(LocalError::DraftToken { id, model: shown(model), draft: shown(draft) })
+        }
     }
 }
 

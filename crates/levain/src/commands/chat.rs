@@ -3,8 +3,9 @@
 use crate::app::App;
 use crate::cli::ChatArgs;
 use crate::error::CliError;
+use crate::model::{self, Setup};
 use crate::repl::Session;
-use crate::{default_model, model, repl};
+use crate::{default_model, repl};
 
 /// Loads a model and begins a conversation.
 pub(crate) fn run(app: &App, args: &ChatArgs) -> Result<(), CliError> {
@@ -15,10 +16,12 @@ pub(crate) fn run(app: &App, args: &ChatArgs) -> Result<(), CliError> {
     };
     let mut engine = app.engine_config(&args.engine)?;
     engine.max_num_seqs = 1;
-    let loaded = model::load(app, &stored, engine.clone())?;
+    let draft = app.draft_model(&hub, &args.engine, &engine)?;
+    let setup = Setup { engine, draft };
+    let loaded = model::load(app, &stored, &setup)?;
     let mut answer = args.answer.clone();
     if answer.system.is_none() {
         answer.system = app.settings.get("chat.system").map(str::to_owned);
     }
-    repl::run(app, Session::new(hub, loaded, stored, engine, answer))
+    repl::run(app, Session::new(hub, loaded, stored, setup, answer))
 }

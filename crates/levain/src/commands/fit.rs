@@ -32,6 +32,10 @@ pub(crate) fn run(app: &App, args: &FitArgs) -> Result<(), CliError> {
     let weights = WeightSizes::of(&checkpoint, &config);
     let mut engine = app.engine_config(&args.engine)?;
     engine.max_num_seqs = args.parallel;
+    let weights = match app.draft_model(&hub, &args.engine, &engine)? {
+        Some(draft) => weights.with_draft(&Checkpoint::open(&draft)?, &engine)?,
+        None => weights,
+    };
     let free = free_memory();
     let planned = plan_for(&config, weights, &engine, free);
     let fits = match &planned {

@@ -9,7 +9,7 @@ use crate::answer::{self, Answer, Show, rate};
 use crate::app::{App, read_stdin, read_text};
 use crate::cli::RunArgs;
 use crate::error::CliError;
-use crate::model;
+use crate::model::{self, Setup};
 
 /// Asks once. The answer goes to standard output, all else to standard error.
 pub(crate) fn run(app: &App, args: RunArgs) -> Result<(), CliError> {
@@ -18,9 +18,10 @@ pub(crate) fn run(app: &App, args: RunArgs) -> Result<(), CliError> {
     let schema = args.schema.as_deref().map(schema).transpose()?;
     let hub = app.hub()?;
     let stored = app.obtain(&hub, &args.model)?;
-    let mut config = app.engine_config(&args.engine)?;
-    config.max_num_seqs = 1;
-    let loaded = model::load(app, &stored, config)?;
+    let mut engine = app.engine_config(&args.engine)?;
+    engine.max_num_seqs = 1;
+    let draft = app.draft_model(&hub, &args.engine, &engine)?;
+    let loaded = model::load(app, &stored, &Setup { engine, draft })?;
     let system = args.answer.system.as_deref().or(app.settings.get("chat.system"));
     let mut messages: Vec<Message> =
         system.map(|text| Message::text(Role::System, text)).into_iter().collect();
@@ -88,6 +89,8 @@ pub(crate) fn usage(usage: &Usage) -> Value {
         "cached_tokens": usage.cached_tokens,
         "completion_tokens": usage.completion_tokens,
         "reasoning_tokens": usage.reasoning_tokens,
+        "drafted_tokens": usage.drafted_tokens,
+        "accepted_tokens": usage.accepted_tokens,
         "queue_s": usage.queue_time.as_secs_f64(),
         "prefill_s": usage.prefill_time.as_secs_f64(),
         "decode_s": usage.decode_time.as_secs_f64(),

@@ -8,7 +8,8 @@ use tokio::sync::Notify;
 use crate::app::App;
 use crate::cli::ServeArgs;
 use crate::error::CliError;
-use crate::{default_model, model, settings};
+use crate::model::{self, Setup};
+use crate::{default_model, settings};
 
 /// Serves until Ctrl-C or SIGTERM; a second one ends at once.
 pub(crate) fn run(app: &App, args: &ServeArgs) -> Result<(), CliError> {
@@ -32,7 +33,8 @@ pub(crate) fn run(app: &App, args: &ServeArgs) -> Result<(), CliError> {
     if let Some(parallel) = args.parallel {
         engine.max_num_seqs = parallel;
     }
-    let provider = model::load_all(app, &models, &engine)?;
+    let draft = app.draft_model(&hub, &args.engine, &engine)?;
+    let provider = model::load_all(app, &models, &Setup { engine, draft })?;
     let server = Server::new(&config, provider)?;
     let names: Vec<&str> = models.iter().map(|(_, stored)| stored.reference.as_str()).collect();
     app.block_on_uninterrupted(async {

@@ -1,7 +1,6 @@
 //! One conversation with one model at a time.
 
 use levain_chat::{FinishReason, Message, Role, Usage};
-use levain_engine::EngineConfig;
 use levain_hub::{Hub, StoredModel};
 
 use super::command::{Command, NAMES};
@@ -10,7 +9,7 @@ use crate::answer::{self, Answer, Show, printable};
 use crate::app::App;
 use crate::cli::AnswerArgs;
 use crate::error::CliError;
-use crate::model::{self, Loaded};
+use crate::model::{self, Loaded, Setup};
 use crate::printer::{BOLD, DIM, table};
 
 /// The conversation and all that answers it.
@@ -19,7 +18,7 @@ pub(crate) struct Session {
     stored: StoredModel,
     /// `None` only while one model makes room for another.
     loaded: Option<Loaded>,
-    engine: EngineConfig,
+    setup: Setup,
     args: AnswerArgs,
     /// Without the system message.
     messages: Vec<Message>,
@@ -36,15 +35,9 @@ struct Totals {
 
 impl Session {
     /// An empty conversation.
-    pub(crate) fn new(
-        hub: Hub,
-        loaded: Loaded,
-        stored: StoredModel,
-        engine: EngineConfig,
-        args: AnswerArgs,
-    ) -> Self {
+    pub(crate) fn new(hub: Hub, loaded: Loaded, stored: StoredModel, setup: Setup, args: AnswerArgs) -> Self {
         let (messages, totals) = (Vec::new(), Totals::default());
-        Self { hub, stored, loaded: Some(loaded), engine, args, messages, totals }
+        Self { hub, stored, loaded: Some(loaded), setup, args, messages, totals }
     }
 
     /// Who answers.
@@ -190,7 +183,7 @@ impl Session {
     fn change_model(&mut self, app: &App, name: &str) -> Result<(), CliError> {
         let stored = app.obtain(&self.hub, name)?;
         self.loaded = None;
-        match model::load(app, &stored, self.engine.clone()) {
+        match model::load(app, &stored, &self.setup) {
             Ok(loaded) => {
                 self.loaded = Some(loaded);
                 self.stored = stored;
@@ -202,7 +195,7 @@ impl Session {
                 Ok(())
             }
             Err(error) => {
-                self.loaded = Some(model::load(app, &self.stored, self.engine.clone())?);
+                self.loaded = Some(model::load(app, &self.stored, &self.setup)?);
                 app.printer.say(format_args!("{DIM}{} stays{DIM:#}", self.stored.reference));
                 Err(error)
             }

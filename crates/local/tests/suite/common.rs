@@ -20,6 +20,7 @@ pub(crate) fn options(template: Option<&str>) -> LocalOptions {
     LocalOptions {
         engine: EngineConfig { threads: 1, ..EngineConfig::default() },
         chat_template: template.map(str::to_owned),
+        draft: None,
     }
 }
 

@@ -13,6 +13,8 @@ mod reasoning;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod speculation;
+#[cfg(test)]
 mod thinking;
 #[cfg(test)]
 mod tool_calls;
