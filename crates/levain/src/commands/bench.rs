@@ -4,6 +4,7 @@ mod experts;
 mod peer;
 mod report;
 mod resident;
+mod speculation;
 mod subject;
 
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use crate::progress::seconds;
 use experts::{Counts, Streamed};
 use peer::Peer;
 use report::{Decode, Prefill, Rates, Samples, ceilings_json, round};
+use speculation::{Speculative, TEXT_TOKENS_MAX};
 use subject::Subject;
 
 /// Tokens of a prompt that warms up, at most.
@@ -45,10 +47,13 @@ pub(crate) fn run(app: &App, args: &BenchArgs) -> Result<(), CliError> {
     resident::reset_peak();
     let begun = Instant::now();
     let path = model.path.clone();
+    let speculation = Speculative::new(app, &hub, args, &config, &path)?;
+    let draft = speculation.as_ref().and_then(|speculation| speculation.draft.clone());
     let (engine, cost) = app.blocking(move || {
         let checkpoint = Checkpoint::open(&path)?;
+        let draft = draft.as_deref().map(Checkpoint::open).transpose()?;
         let cost = TokenCost::of(&checkpoint, &checkpoint.config()?);
-        Ok((Engine::load(&checkpoint, config)?, cost))
+        Ok((Engine::load_with_draft(&checkpoint, draft.as_ref(), config)?, cost))
     })?;
     let load = begun.elapsed();
     app.printer.say(format_args!(
@@ -69,6 +74,7 @@ pub(crate) fn run(app: &App, args: &BenchArgs) -> Result<(), CliError> {
     let session = Session {
         path: model.path,
         subject: Subject { engine },
+        speculation,
         peer: None,
         pool,
         cost,
@@ -86,7 +92,10 @@ pub(crate) fn run(app: &App, args: &BenchArgs) -> Result<(), CliError> {
 fn engine_config(app: &App, args: &BenchArgs) -> Result<EngineConfig, CliError> {
     let mut config = app.engine_config(&args.engine)?;
     let largest = |numbers: &[usize]| numbers.iter().copied().max().unwrap_or(0);
-    let (longest, deepest, widest) = (largest(&args.prefill), largest(&args.depth), largest(&args.batch));
+    let (longest, mut deepest, widest) = (largest(&args.prefill), largest(&args.depth), largest(&args.batch));
+    if config.speculation != Speculation::Off {
+        deepest = deepest.max(TEXT_TOKENS_MAX);
+    }
     if widest > 256 {
         return Err(CliError::input("--batch goes up to 256"));
     }
@@ -122,6 +131,7 @@ struct Plan {
 struct Session {
     path: PathBuf,
     subject: Subject,
+    speculation: Option<Speculative>,
     peer: Option<Peer>,
     pool: Pool,
     cost: TokenCost,
@@ -168,14 +178,18 @@ impl Session {
                 }
             }
         }
-        if plan.json {
-            return Ok(());
+        if !plan.json {
+            printer.data(table(&rows))?;
         }
-        printer.data(table(&rows))?;
-        for line in &self.streamed {
-            printer.line(line)?;
+        if !plan.json {
+            for line in &self.streamed {
+                printer.line(line)?;
+            }
         }
-        printer.line(self.summary())
+        if let Some(speculation) = &self.speculation {
+            speculation.run(&self, plan, printer)?;
+        }
+        if plan.json { Ok(()) } else { printer.line(self.summary()) }
     }
 
     /// Starts llama.cpp on the same file, if there is memory for a second copy.
@@ -250,7 +264,6 @@ impl Session {
             peer.fill(&prompts)?;
             peer.decode(position, batch, &answer[..tokens.min(WARM_DECODE)])?;
         }
-        let before = self.subject.engine.stats();
         let experts_before = self.expert_counts()?;
         let mut rates = Rates::default();
         rates.ceilings.push(&self.ceilings());
@@ -260,10 +273,7 @@ impl Session {
             rates.push(ours, took.map(|took| (batch * tokens) as f64 / took.max(1e-9)));
             rates.ceilings.push(&self.ceilings());
         }
-        let now = self.subject.engine.stats();
         let mut notes = Map::new();
-        notes.insert("drafted_tokens".into(), json!(now.drafted_tokens - before.drafted_tokens));
-        notes.insert("accepted_tokens".into(), json!(now.accepted_tokens - before.accepted_tokens));
         let streamed = self.streamed_since(experts_before)?;
         let what = format!("decode {tokens}, batch {batch}, depth {depth}");
         self.streamed.extend(streamed.map(|streamed| streamed.line(&what)));
@@ -272,13 +282,11 @@ impl Session {
         Ok(Decode { batch, depth, tokens, rates, step_bytes, notes })
     }
 
-    /// Bytes of weights and cache that a step reads, on average over an answer. Unknown where drafts make steps of
-    /// several rows, and where rows choose experts of their own.
+    /// Bytes of weights and cache that a step reads, on average over an answer. Unknown where rows choose experts of
+    /// their own.
     fn step_bytes(&self, batch: usize, position: usize, tokens: usize) -> Option<u64> {
         let engine = &self.subject.engine;
-        let drafts = engine.config().speculation != Speculation::Off;
-        let chosen = engine.model_config().moe.is_some() && batch > 1;
-        if drafts || chosen {
+        if engine.model_config().moe.is_some() && batch > 1 {
             return None;
         }
         let positions = (position + tokens / 2).saturating_mul(batch) as u64;

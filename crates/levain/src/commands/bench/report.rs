@@ -20,12 +20,12 @@ impl Samples {
         if self.0.len() % 2 == 1 { at(middle) } else { (at(middle.saturating_sub(1)) + at(middle)) / 2.0 }
     }
 
-    fn spread(&self) -> [f64; 2] {
+    pub(super) fn spread(&self) -> [f64; 2] {
         let end = |value: Option<&f64>| round(value.copied().unwrap_or(0.0));
         [end(self.0.first()), end(self.0.last())]
     }
 
-    fn shown(&self) -> String {
+    pub(super) fn shown(&self) -> String {
         let [least, most] = self.spread();
         format!("{:.1} ({least:.1} to {most:.1})", self.median())
     }

@@ -21,7 +21,7 @@ pub(super) struct Subject {
 type Gate = Arc<Mutex<()>>;
 
 /// A token of one sequence, or its end.
-enum Step {
+pub(super) enum Step {
     Token(usize, Instant),
     End(Option<EngineError>),
 }
@@ -113,14 +113,16 @@ impl Subject {
         });
         request.max_tokens = Some(u32::try_from(answer).unwrap_or(u32::MAX));
         request.ignore_eos = true;
+        // What speculation wins is measured apart.
+        request.speculate = false;
         Ok(self.engine.submit(request)?)
     }
 }
 
-fn receive(steps: &mpsc::Receiver<Step>) -> Result<Step, CliError> {
+pub(super) fn receive(steps: &mpsc::Receiver<Step>) -> Result<Step, CliError> {
     steps.recv_timeout(PATIENCE).map_err(|_| CliError::Internal("the engine went silent".into()))
 }
 
-fn ended(error: Option<EngineError>) -> CliError {
+pub(super) fn ended(error: Option<EngineError>) -> CliError {
     error.map_or_else(|| CliError::Internal("an answer ended without a token".into()), CliError::from)
 }
