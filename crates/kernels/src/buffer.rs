@@ -40,6 +40,12 @@ unsafe impl Send for PageBuffer {}
 unsafe impl Sync for PageBuffer {}
 
 impl PageBuffer {
+    /// No bytes, which takes no memory.
+    const fn empty() -> Self {
+        let start = NonNull::<u64>::dangling().cast();
+        Self { start, len: 0, block: start, layout: Layout::new::<()>() }
+    }
+
     /// `len` zero bytes, or `None` where the system has not got them.
     pub(crate) fn zeroed(len: usize) -> Option<Self> {
         let align = if len >= HUGE_PAGE { HUGE_PAGE } else { PAGE };
@@ -73,8 +79,10 @@ impl PageBuffer {
 
 impl Drop for PageBuffer {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with this very layout.
-        unsafe { dealloc(self.block.as_ptr(), self.layout) };
+        if self.layout.size() > 0 {
+            // SAFETY: allocated in `zeroed` with this very layout.
+            unsafe { dealloc(self.block.as_ptr(), self.layout) };
+        }
     }
 }
 
@@ -123,7 +131,7 @@ impl FloatBuffer {
 
 impl Default for FloatBuffer {
     fn default() -> Self {
-        Self::zeroed(0)
+        Self(PageBuffer::empty())
     }
 }
 
