@@ -5,14 +5,16 @@ use std::sync::OnceLock;
 
 use crate::KernelError;
 
-/// Environment variable that forces a set of kernels: `scalar`, `avx2` or `avx512`.
+/// Environment variable that forces a set of kernels: `scalar`, `neon`, `avx2` or `avx512`.
 pub const KERNELS_VARIABLE: &str = "LEVAIN_KERNELS";
 
 /// A set of kernels. Results are the same for each; only the speed differs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Isa {
     /// Plain Rust.
     Scalar,
+    /// 128-bit vectors of Arm's 64-bit processors: NEON with dot products, which Armv8.4 and later have.
+    Neon,
     /// 256-bit vectors: AVX2, FMA and F16C.
     Avx2,
     /// 512-bit vectors: AVX-512 F, BW, VL, DQ and VNNI.
@@ -20,11 +22,15 @@ pub enum Isa {
 }
 
 impl Isa {
+    /// Every set, each better than those before it.
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Neon, Self::Avx2, Self::Avx512];
+
     /// The name that `LEVAIN_KERNELS` takes.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
+            Self::Neon => "neon",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
         }
@@ -57,18 +63,29 @@ pub struct CpuFeatures {
     pub avx512_vbmi: bool,
     /// 8-bit dot products on 256-bit vectors.
     pub avx_vnni: bool,
+    /// 128-bit vectors of 64-bit Arm.
+    pub neon: bool,
+    /// 8-bit dot products on those.
+    pub neon_dotprod: bool,
 }
 
 impl CpuFeatures {
     /// The best set of kernels that these features allow.
     #[must_use]
     pub fn best_isa(&self) -> Isa {
+        Isa::ALL.into_iter().rfind(|isa| self.supports(*isa)).unwrap_or(Isa::Scalar)
+    }
+
+    /// Whether these features allow `isa`.
+    #[must_use]
+    pub fn supports(&self, isa: Isa) -> bool {
         // Asked before every kernel, so it does not go through the list of names, which allocates.
         let avx2 = self.avx2 && self.fma && self.f16c;
-        match (avx2, self.avx512 && self.avx512_vnni) {
-            (true, true) => Isa::Avx512,
-            (true, false) => Isa::Avx2,
-            (false, _) => Isa::Scalar,
+        match isa {
+            Isa::Scalar => true,
+            Isa::Neon => self.neon && self.neon_dotprod,
+            Isa::Avx2 => avx2,
+            Isa::Avx512 => avx2 && self.avx512 && self.avx512_vnni,
         }
     }
 
@@ -76,8 +93,10 @@ impl CpuFeatures {
     fn missing(&self, isa: Isa) -> Vec<&'static str> {
         let avx2 = [(self.avx2, "AVX2"), (self.fma, "FMA"), (self.f16c, "F16C")];
         let avx512 = [(self.avx512, "AVX-512 F/BW/VL/DQ"), (self.avx512_vnni, "AVX-512 VNNI")];
+        let neon = [(self.neon, "NEON"), (self.neon_dotprod, "NEON dot products")];
         let needed: Vec<_> = match isa {
             Isa::Scalar => Vec::new(),
+            Isa::Neon => neon.to_vec(),
             Isa::Avx2 => avx2.to_vec(),
             Isa::Avx512 => avx2.iter().chain(&avx512).copied().collect(),
         };
@@ -97,9 +116,15 @@ impl CpuFeatures {
                 avx512_bf16: has!("avx512bf16"),
                 avx512_vbmi: has!("avx512vbmi"),
                 avx_vnni: has!("avxvnni"),
+                ..Self::default()
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        {
+            use std::arch::is_aarch64_feature_detected as has;
+            Self { neon: has!("neon"), neon_dotprod: has!("dotprod"), ..Self::default() }
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         {
             Self::default()
         }
@@ -132,12 +157,8 @@ pub fn check_isa() -> Result<Isa, KernelError> {
 }
 
 fn choose(value: &str, features: &CpuFeatures) -> Result<Isa, KernelError> {
-    let isa = match value.to_ascii_lowercase().as_str() {
-        "scalar" => Isa::Scalar,
-        "avx2" => Isa::Avx2,
-        "avx512" => Isa::Avx512,
-        _ => return Err(KernelError::UnknownIsa { value: value.to_owned() }),
-    };
+    let named = Isa::ALL.into_iter().find(|isa| isa.name().eq_ignore_ascii_case(value));
+    let isa = named.ok_or_else(|| KernelError::UnknownIsa { value: value.to_owned() })?;
     let missing = features.missing(isa);
     if missing.is_empty() {
         return Ok(isa);
@@ -159,5 +180,56 @@ mod tests {
         let Err(KernelError::IsaMissing { missing, best, .. }) = error else { panic!("{error:?}") };
         assert_eq!(missing, "AVX-512 F/BW/VL/DQ, AVX-512 VNNI");
         assert_eq!(best, "avx2");
+        let error = choose("Neon", &CpuFeatures { neon: true, ..none });
+        let Err(KernelError::IsaMissing { missing, best, .. }) = error else { panic!("{error:?}") };
+        assert_eq!((missing.as_str(), best), ("NEON dot products", "scalar"));
+    }
+
+    #[test]
+    fn a_set_is_supported_when_nothing_is_missing() {
+        let all = CpuFeatures {
+            avx2: true,
+            fma: true,
+            f16c: true,
+            avx512: true,
+            avx512_vnni: true,
+            neon: true,
+            neon_dotprod: true,
+            ..CpuFeatures::default()
+        };
+        let without: [fn(&mut CpuFeatures); 7] = [
+            |f| f.avx2 = false,
+            |f| f.fma = false,
+            |f| f.f16c = false,
+            |f| f.avx512 = false,
+            |f| f.avx512_vnni = false,
+            |f| f.neon = false,
+            |f| f.neon_dotprod = false,
+        ];
+        for isa in Isa::ALL {
+            assert!(all.supports(isa) && all.missing(isa).is_empty(), "{isa}");
+            for take in without {
+                let mut features = all;
+                take(&mut features);
+                assert_eq!(features.supports(isa), features.missing(isa).is_empty(), "{isa} {features:?}");
+            }
+        }
+        assert_eq!(all.best_isa(), Isa::Avx512);
+        assert_eq!(CpuFeatures { avx512_vnni: false, ..all }.best_isa(), Isa::Avx2);
+        assert_eq!(CpuFeatures { fma: false, ..all }.best_isa(), Isa::Neon);
+        assert_eq!(CpuFeatures { fma: false, neon: false, ..all }.best_isa(), Isa::Scalar);
+    }
+
+    #[test]
+    fn every_set_has_a_name_of_its_own() {
+        let features = CpuFeatures::default();
+        for isa in Isa::ALL {
+            let chosen = choose(&isa.name().to_uppercase(), &features);
+            match chosen {
+                Ok(chosen) => assert_eq!(chosen, isa),
+                Err(KernelError::IsaMissing { wanted, .. }) => assert_eq!(wanted, isa.name()),
+                Err(other) => panic!("{other}"),
+            }
+        }
     }
 }

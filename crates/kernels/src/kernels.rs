@@ -85,8 +85,12 @@ impl Kernels {
             Isa::Avx512 if cpu_features().avx512_vbmi => &avx512_vbmi::KERNELS,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => &avx512::KERNELS,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => &neon::KERNELS,
             #[cfg(not(target_arch = "x86_64"))]
             Isa::Avx2 | Isa::Avx512 => &scalar::KERNELS,
+            #[cfg(not(target_arch = "aarch64"))]
+            Isa::Neon => &scalar::KERNELS,
         }
     }
 }
@@ -254,6 +258,8 @@ macro_rules! kernels_for {
 }
 
 kernels_for!(scalar, Scalar, [], [1], [1 x 1]);
+#[cfg(target_arch = "aarch64")]
+kernels_for!(neon, crate::lanes::Neon, ["neon,dotprod"], [1 2], [1 x 1 2 x 1 3 x 1]);
 #[cfg(target_arch = "x86_64")]
 kernels_for!(avx2, crate::lanes::Avx2, ["avx2,fma,f16c"], [1 2], [1 x 1 2 x 1 3 x 1]);
 #[cfg(target_arch = "x86_64")]

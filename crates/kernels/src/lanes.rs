@@ -10,6 +10,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod codebook;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod vbmi;
@@ -18,6 +20,8 @@ mod vbmi;
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::{Avx512, Avx512Vbmi};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::{Neon, dot as neon_dot};
 pub(crate) use scalar::Scalar;
 
 use crate::codebook::{Octets, Quads};

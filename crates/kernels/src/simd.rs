@@ -1,4 +1,5 @@
-//! Sixteen f32 lanes, whatever the machine's vectors: one AVX-512 register, two AVX2 registers or an array.
+//! Sixteen f32 lanes, whatever the machine's vectors: one AVX-512 register, two of AVX2, four of
+//! NEON or an array.
 //!
 //! A kernel is written once against [`Simd`] and compiled for each instruction set. Because every set has the
 //! same sixteen lanes, adds them up in the same order and fuses multiplication and addition (the scalar one
@@ -12,12 +13,16 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::Neon;
 pub(crate) use scalar::Scalar;
 
 use crate::{Isa, isa};
@@ -53,6 +58,12 @@ pub(crate) fn dispatch_on<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
             return token.enter(kernel);
         }
     }
+    #[cfg(target_arch = "aarch64")]
+    if isa == Isa::Neon
+        && let Some(token) = Neon::detect()
+    {
+        return token.enter(kernel);
+    }
     let _ = isa;
     Scalar.enter(kernel)
 }
@@ -67,6 +78,8 @@ pub(crate) trait Simd: Copy {
     type Sums: Copy;
     /// Whether there are 32 registers for sixteen lanes each, or only about 8.
     const WIDE: bool;
+    /// Rows whose [`Simd::Sums`] there are registers for.
+    const QUANT_ROWS: usize;
 
     /// Runs a kernel in a function that has the instructions' features.
     fn enter<K: Kernel>(self, kernel: K) -> K::Output;
@@ -134,8 +147,9 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `q` must be readable for two words, written by [`Simd::query_quad`].
     unsafe fn dot_quads(self, sums: Self::Sums, k: Self::Quads, q: *const u32) -> Self::Sums;
-    /// The sums less `bias`, as numbers.
-    fn sums_minus(self, sums: Self::Sums, bias: i32) -> Self::F;
+    /// The sums as numbers, had 128 been taken from each byte; `bias` is 128 times the sum of all the integers
+    /// that the bytes were multiplied with.
+    fn centred_sums(self, sums: Self::Sums, bias: i32) -> Self::F;
 
     /// Sixteen rows of sixteen, turned: lane `i` of row `j` becomes lane `j` of row `i`.
     fn transpose(self, rows: &mut [Self::F; LANES]);

@@ -181,34 +181,37 @@ impl QuantScores<'_> {
     #[inline(always)]
     pub(super) unsafe fn run<S: Simd>(self, s: S) {
         match self.rows {
-            12 if S::WIDE => self.by_groups::<S, 12>(s),
-            8 if S::WIDE => self.by_groups::<S, 8>(s),
-            7 if S::WIDE => self.by_groups::<S, 7>(s),
-            6 => self.by_groups::<S, 6>(s),
-            4 => self.by_groups::<S, 4>(s),
-            3 => self.by_groups::<S, 3>(s),
-            2 => self.by_groups::<S, 2>(s),
-            _ => self.by_groups::<S, 1>(s),
+            12 if S::WIDE => self.by_groups::<S, 12, 12>(s),
+            8 if S::WIDE => self.by_groups::<S, 8, 8>(s),
+            7 if S::WIDE => self.by_groups::<S, 7, 7>(s),
+            6 if S::QUANT_ROWS < 6 => self.by_groups::<S, 6, 3>(s),
+            6 => self.by_groups::<S, 6, 6>(s),
+            4 if S::QUANT_ROWS < 4 => self.by_groups::<S, 4, 2>(s),
+            4 => self.by_groups::<S, 4, 4>(s),
+            3 => self.by_groups::<S, 3, 3>(s),
+            2 => self.by_groups::<S, 2, 2>(s),
+            _ => self.by_groups::<S, 1, 1>(s),
         }
     }
 
     #[inline(always)]
-    fn by_groups<S: Simd, const ROWS: usize>(self, s: S) {
+    fn by_groups<S: Simd, const ROWS: usize, const AT_ONCE: usize>(self, s: S) {
         for (index, keys) in self.keys.iter().enumerate() {
             // SAFETY: the room was promised to `run`.
             let scores = unsafe { self.scores.add(index * LANES) };
-            s.enter(QuantTile::<ROWS> { of: self, keys: *keys, scores });
+            s.enter(QuantTile::<ROWS, AT_ONCE> { of: self, keys: *keys, scores });
         }
     }
 }
 
-struct QuantTile<'a, const ROWS: usize> {
+/// Some rows, of which sums of `AT_ONCE` are kept in registers.
+struct QuantTile<'a, const ROWS: usize, const AT_ONCE: usize> {
     of: QuantScores<'a>,
     keys: *const u8,
     scores: *mut f32,
 }
 
-impl<const ROWS: usize> Kernel for QuantTile<'_, ROWS> {
+impl<const ROWS: usize, const AT_ONCE: usize> Kernel for QuantTile<'_, ROWS, AT_ONCE> {
     type Output = ();
 
     #[inline(always)]
@@ -216,25 +219,29 @@ impl<const ROWS: usize> Kernel for QuantTile<'_, ROWS> {
         const QUADS: usize = Q8_LEN / 4;
         let of = self.of;
         for block in 0..of.blocks {
-            let mut sums = [s.zero_sums(); ROWS];
-            for quad in block * QUADS..(block + 1) * QUADS {
-                // SAFETY: a group holds 64 bytes for each four dimensions, padded to whole blocks.
-                let keys = unsafe { s.load_quads(self.keys.add(of.k_data + quad * 4 * LANES)) };
-                for r in 0..ROWS {
-                    // SAFETY: the queries are padded to whole blocks too.
-                    sums[r] = unsafe { s.dot_quads(sums[r], keys, of.quads.add((quad * ROWS + r) * 2)) };
-                }
-            }
             // SAFETY: a group begins with sixteen scales for each block.
             let key_scales = unsafe { s.load_f16(self.keys.add(block * LANES * 2).cast()) };
-            for r in 0..ROWS {
-                // SAFETY: one scale and one bias for each block and row; a row of scores for each row.
-                unsafe {
-                    let at = block * ROWS + r;
-                    let scaled = s.mul(s.sums_minus(sums[r], *of.biases.add(at)), key_scales);
-                    let score = self.scores.add(r * SCORE_STRIDE);
-                    let before = if block == 0 { s.splat(0.0) } else { s.load(score) };
-                    s.store(score, s.mul_add(scaled, s.splat(*of.scales.add(at)), before));
+            for first in (0..ROWS).step_by(AT_ONCE) {
+                let mut sums = [s.zero_sums(); AT_ONCE];
+                for quad in block * QUADS..(block + 1) * QUADS {
+                    // SAFETY: a group holds 64 bytes for each four dimensions, padded to whole blocks.
+                    let keys = unsafe { s.load_quads(self.keys.add(of.k_data + quad * 4 * LANES)) };
+                    for r in 0..AT_ONCE {
+                        // SAFETY: the queries are padded to whole blocks too.
+                        let q = unsafe { of.quads.add((quad * ROWS + first + r) * 2) };
+                        // SAFETY: as above.
+                        sums[r] = unsafe { s.dot_quads(sums[r], keys, q) };
+                    }
+                }
+                for r in 0..AT_ONCE {
+                    // SAFETY: one scale and one bias for each block and row; a row of scores for each row.
+                    unsafe {
+                        let at = block * ROWS + first + r;
+                        let scaled = s.mul(s.centred_sums(sums[r], *of.biases.add(at)), key_scales);
+                        let score = self.scores.add((first + r) * SCORE_STRIDE);
+                        let before = if block == 0 { s.splat(0.0) } else { s.load(score) };
+                        s.store(score, s.mul_add(scaled, s.splat(*of.scales.add(at)), before));
+                    }
                 }
             }
         }

@@ -1,7 +1,14 @@
 //! The loops that are timed, in the widest form the machine has.
 
+#[cfg(target_arch = "aarch64")]
+use std::arch::aarch64::*;
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
+
+#[cfg(target_arch = "aarch64")]
+use crate::lanes::{Lanes, Neon, neon_dot};
 
 /// The sum of the 64-bit words of `bytes`, a multiple of 1024, from an address on a cache line, asking for
 /// memory ahead or not.
@@ -18,6 +25,11 @@ pub(super) fn read(bytes: &[u8], prefetch: bool) -> u64 {
             // SAFETY: the feature was detected.
             return unsafe { if prefetch { read_avx2::<true>(bytes) } else { read_avx2::<false>(bytes) } };
         }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if is_aarch64_feature_detected!("neon") {
+        // SAFETY: the feature was detected.
+        return unsafe { if prefetch { read_neon::<true>(bytes) } else { read_neon::<false>(bytes) } };
     }
     let _ = prefetch;
     let mut sums = [0_u64; 8];
@@ -43,6 +55,12 @@ pub(super) fn int8(steps: usize) -> usize {
             unsafe { int8_avx2(steps) };
             return CHAINS_256 * 32 * 2;
         }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if is_aarch64_feature_detected!("neon") && is_aarch64_feature_detected!("dotprod") {
+        // SAFETY: the features were detected.
+        unsafe { int8_neon(steps) };
+        return CHAINS_128 * 16 * 2;
     }
     let mut sums = [0_i32; 32];
     for step in 0..steps {
@@ -70,6 +88,12 @@ pub(super) fn fma(steps: usize) -> usize {
             return CHAINS_256 * 8 * 2;
         }
     }
+    #[cfg(target_arch = "aarch64")]
+    if is_aarch64_feature_detected!("neon") {
+        // SAFETY: the feature was detected.
+        unsafe { fma_neon(steps) };
+        return CHAINS_128 * 4 * 2;
+    }
     let mut sums = [1.0_f32; 32];
     for step in 0..steps {
         let factor = std::hint::black_box(1.0 + step as f32 * 1e-9);
@@ -86,11 +110,14 @@ pub(super) fn fma(steps: usize) -> usize {
 const CHAINS_512: usize = 16;
 #[cfg(target_arch = "x86_64")]
 const CHAINS_256: usize = 12;
+/// Arm's widest cores start four of these a cycle and end them four cycles later.
+#[cfg(target_arch = "aarch64")]
+const CHAINS_128: usize = 24;
 /// Four streams a stripe apart keep more requests to memory in flight than one.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const STREAMS: usize = 4;
 /// How far ahead of each stream memory is asked for.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const AHEAD: usize = 1024;
 
 #[cfg(target_arch = "x86_64")]
@@ -194,6 +221,57 @@ unsafe fn fma_avx2(steps: usize) {
     for _ in 0..steps {
         for sum in &mut sums {
             *sum = _mm256_fmadd_ps(*sum, a, b);
+        }
+    }
+    std::hint::black_box(sums);
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+unsafe fn read_neon<const PREFETCH: bool>(bytes: &[u8]) -> u64 {
+    let stream = bytes.len() / STREAMS;
+    let mut sums = [[vdupq_n_u64(0); 4]; STREAMS];
+    for at in (0..stream).step_by(64) {
+        for (s, sums) in sums.iter_mut().enumerate() {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: `bytes` is a multiple of 1024 long, so each stream is a multiple of 64.
+                *sum = unsafe {
+                    let from = bytes.as_ptr().add(s * stream + at + 16 * i);
+                    if PREFETCH && i == 0 {
+                        Neon::prefetch(from.wrapping_add(AHEAD));
+                    }
+                    vaddq_u64(*sum, vld1q_u64(from.cast()))
+                };
+            }
+        }
+    }
+    let sum = sums.as_flattened().iter().fold(vdupq_n_u64(0), |a, b| vaddq_u64(a, *b));
+    vgetq_lane_u64::<0>(sum).wrapping_add(vgetq_lane_u64::<1>(sum))
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn int8_neon(steps: usize) {
+    // As for the other sets: sums that the compiler does not know to be equal.
+    let mut sums = std::hint::black_box([vdupq_n_s32(0); CHAINS_128]);
+    let (a, b) = (std::hint::black_box(vdupq_n_s8(3)), std::hint::black_box(vdupq_n_s8(5)));
+    for _ in 0..steps {
+        for sum in &mut sums {
+            // SAFETY: the features are those of this function.
+            *sum = unsafe { neon_dot(*sum, a, b) };
+        }
+    }
+    std::hint::black_box(sums);
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+unsafe fn fma_neon(steps: usize) {
+    let mut sums = std::hint::black_box([vdupq_n_f32(1.0); CHAINS_128]);
+    let (a, b) = (std::hint::black_box(vdupq_n_f32(1.0)), std::hint::black_box(vdupq_n_f32(1e-9)));
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = vfmaq_f32(*sum, a, b);
         }
     }
     std::hint::black_box(sums);

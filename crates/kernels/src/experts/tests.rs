@@ -50,10 +50,7 @@ fn a_mixture_is_the_weighted_sum_of_its_experts_whatever_the_batch() {
             expected.iter_mut().for_each(|sum| *sum += 0.5);
             assert_eq!(expected, all[row * 70..][..70], "{first} row {row}");
         }
-        for isa in [Isa::Scalar, Isa::Avx2, Isa::Avx512] {
-            if isa > cpu_features().best_isa() {
-                continue;
-            }
+        for isa in Isa::ALL.into_iter().filter(|isa| cpu_features().supports(*isa)) {
             for (row, x) in x.chunks_exact(cols).enumerate() {
                 // The experts of a row may come in any order.
                 let slots = row * per_row..(row + 1) * per_row;

@@ -23,10 +23,7 @@ impl Random {
 }
 
 fn isas() -> Vec<Isa> {
-    [Isa::Scalar, Isa::Avx2, Isa::Avx512]
-        .into_iter()
-        .filter(|isa| *isa <= cpu_features().best_isa())
-        .collect()
+    Isa::ALL.into_iter().filter(|isa| cpu_features().supports(*isa)).collect()
 }
 
 /// Puts a half where a block has its scale, and its minimum if it has one; `MXFP4` takes the exponent alone.

@@ -11,7 +11,7 @@ pub(crate) struct Avx2(());
 
 impl Avx2 {
     pub(crate) fn detect() -> Option<Self> {
-        (cpu_features().best_isa() >= Isa::Avx2).then_some(Self(()))
+        cpu_features().supports(Isa::Avx2).then_some(Self(()))
     }
 }
 
@@ -36,6 +36,7 @@ impl Simd for Avx2 {
     type Quads = [__m256i; 4];
     type Sums = [__m256i; 2];
     const WIDE: bool = false;
+    const QUANT_ROWS: usize = 6;
 
     #[inline(always)]
     fn enter<K: Kernel>(self, kernel: K) -> K::Output {
@@ -217,7 +218,7 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn sums_minus(self, sums: Self::Sums, bias: i32) -> Pair {
+    fn centred_sums(self, sums: Self::Sums, bias: i32) -> Pair {
         proven!({
             let bias = _mm256_set1_epi32(bias);
             [

@@ -12,7 +12,7 @@ pub(crate) struct Avx512(());
 
 impl Avx512 {
     pub(crate) fn detect() -> Option<Self> {
-        (cpu_features().best_isa() == Isa::Avx512).then_some(Self(()))
+        cpu_features().supports(Isa::Avx512).then_some(Self(()))
     }
 }
 
@@ -35,6 +35,7 @@ impl Simd for Avx512 {
     /// Products with the high and with the low bytes.
     type Sums = [__m512i; 2];
     const WIDE: bool = true;
+    const QUANT_ROWS: usize = 12;
 
     #[inline(always)]
     fn enter<K: Kernel>(self, kernel: K) -> K::Output {
@@ -171,7 +172,7 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn sums_minus(self, sums: Self::Sums, bias: i32) -> Self::F {
+    fn centred_sums(self, sums: Self::Sums, bias: i32) -> Self::F {
         proven!({
             let whole = _mm512_add_epi32(_mm512_slli_epi32::<8>(sums[0]), sums[1]);
             _mm512_cvtepi32_ps(_mm512_sub_epi32(whole, _mm512_set1_epi32(bias)))

@@ -18,6 +18,7 @@ impl Simd for Scalar {
     type Quads = [u8; 64];
     type Sums = [i32; LANES];
     const WIDE: bool = false;
+    const QUANT_ROWS: usize = 6;
 
     #[inline(always)]
     fn enter<K: Kernel>(self, kernel: K) -> K::Output {
@@ -172,7 +173,7 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn sums_minus(self, sums: Self::Sums, bias: i32) -> Self::F {
+    fn centred_sums(self, sums: Self::Sums, bias: i32) -> Self::F {
         sums.map(|sum| (sum - bias) as f32)
     }
 

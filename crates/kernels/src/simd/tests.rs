@@ -4,10 +4,7 @@ use super::*;
 
 /// All sets of instructions that this machine has.
 pub(crate) fn isas() -> Vec<Isa> {
-    [Isa::Scalar, Isa::Avx2, Isa::Avx512]
-        .into_iter()
-        .filter(|isa| *isa <= crate::cpu_features().best_isa())
-        .collect()
+    Isa::ALL.into_iter().filter(|isa| crate::cpu_features().supports(*isa)).collect()
 }
 
 /// Numbers that have broken kernels before, and ordinary ones.
@@ -122,12 +119,13 @@ impl Kernel for Dots<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> [f32; LANES] {
         let mut sums = s.zero_sums();
+        let bias = 128 * self.1.iter().flatten().map(|q| i32::from(*q)).sum::<i32>();
         for (bytes, q) in self.0.chunks_exact(64).zip(self.1) {
             let q = s.query_quad(*q);
             // SAFETY: the chunk has 64 bytes and the array two words.
             sums = unsafe { s.dot_quads(sums, s.load_quads(bytes.as_ptr()), q.as_ptr()) };
         }
-        s.to_array(s.sums_minus(sums, 12345))
+        s.to_array(s.centred_sums(sums, bias))
     }
 }
 
@@ -137,10 +135,10 @@ fn integer_dots_are_exact_at_the_extremes() {
         let bytes: Vec<u8> = (0..512).map(|i| if i % 7 == 0 { 255 } else { (i * 31 % 256) as u8 }).collect();
         let q: Vec<[i16; 4]> = (0..8).map(|i| [extreme, i * 1000, -extreme, extreme]).collect();
         let want: [f32; LANES] = std::array::from_fn(|lane| {
-            let mut sum = -12345_i64;
+            let mut sum = 0_i64;
             for (quad, q) in q.iter().enumerate() {
                 for j in 0..4 {
-                    sum += i64::from(bytes[quad * 64 + lane * 4 + j]) * i64::from(q[j]);
+                    sum += (i64::from(bytes[quad * 64 + lane * 4 + j]) - 128) * i64::from(q[j]);
                 }
             }
             sum as f32

@@ -100,6 +100,8 @@ fn features() -> Vec<&'static str> {
         ("avx512_vnni", f.avx512_vnni),
         ("avx512_bf16", f.avx512_bf16),
         ("avx512_vbmi", f.avx512_vbmi),
+        ("neon", f.neon),
+        ("neon_dotprod", f.neon_dotprod),
     ]
     .into_iter()
     .filter_map(|(name, there)| there.then_some(name))
