@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use crate::KernelError;
 
-/// Environment variable that forces a set of kernels: `scalar`, `neon`, `avx2` or `avx512`.
+/// Environment variable that forces a set of kernels: `scalar`, `neon`, `avx2`, `avxvnni` or `avx512`.
 pub const KERNELS_VARIABLE: &str = "LEVAIN_KERNELS";
 
 /// A set of kernels. Results are the same for each; only the speed differs.
@@ -17,13 +17,15 @@ pub enum Isa {
     Neon,
     /// 256-bit vectors: AVX2, FMA and F16C.
     Avx2,
+    /// 256-bit vectors with dot products: AVX2, FMA, F16C and AVX-VNNI.
+    AvxVnni,
     /// 512-bit vectors: AVX-512 F, BW, VL, DQ and VNNI.
     Avx512,
 }
 
 impl Isa {
     /// Every set, each better than those before it.
-    pub const ALL: [Self; 4] = [Self::Scalar, Self::Neon, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 5] = [Self::Scalar, Self::Neon, Self::Avx2, Self::AvxVnni, Self::Avx512];
 
     /// The name that `LEVAIN_KERNELS` takes.
     #[must_use]
@@ -32,6 +34,7 @@ impl Isa {
             Self::Scalar => "scalar",
             Self::Neon => "neon",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avxvnni",
             Self::Avx512 => "avx512",
         }
     }
@@ -85,6 +88,7 @@ impl CpuFeatures {
             Isa::Scalar => true,
             Isa::Neon => self.neon && self.neon_dotprod,
             Isa::Avx2 => avx2,
+            Isa::AvxVnni => avx2 && self.avx_vnni,
             Isa::Avx512 => avx2 && self.avx512 && self.avx512_vnni,
         }
     }
@@ -98,6 +102,7 @@ impl CpuFeatures {
             Isa::Scalar => Vec::new(),
             Isa::Neon => neon.to_vec(),
             Isa::Avx2 => avx2.to_vec(),
+            Isa::AvxVnni => avx2.iter().chain(&[(self.avx_vnni, "AVX-VNNI")]).copied().collect(),
             Isa::Avx512 => avx2.iter().chain(&avx512).copied().collect(),
         };
         needed.into_iter().filter(|(has, _)| !has).map(|(_, name)| name).collect()
@@ -193,16 +198,18 @@ mod tests {
             f16c: true,
             avx512: true,
             avx512_vnni: true,
+            avx_vnni: true,
             neon: true,
             neon_dotprod: true,
             ..CpuFeatures::default()
         };
-        let without: [fn(&mut CpuFeatures); 7] = [
+        let without: [fn(&mut CpuFeatures); 8] = [
             |f| f.avx2 = false,
             |f| f.fma = false,
             |f| f.f16c = false,
             |f| f.avx512 = false,
             |f| f.avx512_vnni = false,
+            |f| f.avx_vnni = false,
             |f| f.neon = false,
             |f| f.neon_dotprod = false,
         ];
@@ -215,7 +222,8 @@ mod tests {
             }
         }
         assert_eq!(all.best_isa(), Isa::Avx512);
-        assert_eq!(CpuFeatures { avx512_vnni: false, ..all }.best_isa(), Isa::Avx2);
+        assert_eq!(CpuFeatures { avx512: false, ..all }.best_isa(), Isa::AvxVnni);
+        assert_eq!(CpuFeatures { avx512: false, avx_vnni: false, ..all }.best_isa(), Isa::Avx2);
         assert_eq!(CpuFeatures { fma: false, ..all }.best_isa(), Isa::Neon);
         assert_eq!(CpuFeatures { fma: false, neon: false, ..all }.best_isa(), Isa::Scalar);
     }

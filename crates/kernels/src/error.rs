@@ -83,7 +83,7 @@ pub enum KernelError {
         bytes: usize,
     },
     /// `LEVAIN_KERNELS` names something unknown.
-    #[error("LEVAIN_KERNELS is {value:?}; use scalar, neon, avx2 or avx512, or unset it")]
+    #[error("LEVAIN_KERNELS is {value:?}; use scalar, neon, avx2, avxvnni or avx512, or unset it")]
     UnknownIsa {
         /// The variable's value.
         value: String,

@@ -16,7 +16,7 @@ use crate::panel::codebook_formats::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3X
 use crate::panel::formats::{
     Format, Iq4Nl, Iq4Xs, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q8K,
 };
-use crate::{DType, Isa, cpu_features};
+use crate::{DType, Isa};
 
 pub(crate) use floats::F8_BLOCK;
 pub(crate) use tile::{STRETCH, UNPACKED, Unpacked};
@@ -82,13 +82,15 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &avx2::KERNELS,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 if cpu_features().avx512_vbmi => &avx512_vbmi::KERNELS,
+            Isa::AvxVnni => &avx_vnni::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if crate::cpu_features().avx512_vbmi => &avx512_vbmi::KERNELS,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => &avx512::KERNELS,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => &neon::KERNELS,
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => &scalar::KERNELS,
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => &scalar::KERNELS,
             #[cfg(not(target_arch = "aarch64"))]
             Isa::Neon => &scalar::KERNELS,
         }
@@ -261,7 +263,9 @@ kernels_for!(scalar, Scalar, [], [1], [1 x 1]);
 #[cfg(target_arch = "aarch64")]
 kernels_for!(neon, crate::lanes::Neon, ["neon,dotprod"], [1 2], [1 x 1 2 x 1 3 x 1]);
 #[cfg(target_arch = "x86_64")]
-kernels_for!(avx2, crate::lanes::Avx2, ["avx2,fma,f16c"], [1 2], [1 x 1 2 x 1 3 x 1]);
+kernels_for!(avx2, crate::lanes::Avx2<false>, ["avx2,fma,f16c"], [1 2], [1 x 1 2 x 1 3 x 1]);
+#[cfg(target_arch = "x86_64")]
+kernels_for!(avx_vnni, crate::lanes::Avx2<true>, ["avx2,fma,f16c,avxvnni"], [1 2], [1 x 1 2 x 1 3 x 1]);
 #[cfg(target_arch = "x86_64")]
 kernels_for!(
     avx512,

@@ -52,7 +52,7 @@ pub(crate) fn dispatch_on<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         {
             return token.enter(kernel);
         }
-        if isa == Isa::Avx2
+        if matches!(isa, Isa::Avx2 | Isa::AvxVnni)
             && let Some(token) = Avx2::detect()
         {
             return token.enter(kernel);

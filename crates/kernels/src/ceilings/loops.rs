@@ -50,6 +50,11 @@ pub(super) fn int8(steps: usize) -> usize {
             unsafe { int8_avx512(steps) };
             return CHAINS_512 * 64 * 2;
         }
+        if is_x86_feature_detected!("avxvnni") && is_x86_feature_detected!("avx2") {
+            // SAFETY: the features were detected.
+            unsafe { int8_avx_vnni(steps) };
+            return CHAINS_256 * 32 * 2;
+        }
         if is_x86_feature_detected!("avx2") {
             // SAFETY: the feature was detected.
             unsafe { int8_avx2(steps) };
@@ -177,6 +182,19 @@ unsafe fn int8_avx512(steps: usize) {
     for _ in 0..steps {
         for sum in &mut sums {
             *sum = _mm512_dpbusd_epi32(*sum, a, b);
+        }
+    }
+    std::hint::black_box(sums);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,avxvnni")]
+unsafe fn int8_avx_vnni(steps: usize) {
+    let mut sums = std::hint::black_box([_mm256_setzero_si256(); CHAINS_256]);
+    let (a, b) = (std::hint::black_box(_mm256_set1_epi8(3)), std::hint::black_box(_mm256_set1_epi8(5)));
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = _mm256_dpbusd_avx_epi32(*sum, a, b);
         }
     }
     std::hint::black_box(sums);

@@ -1,12 +1,12 @@
-//! Vector operations on pairs of 256-bit registers.
+//! Vector operations on pairs of 256-bit registers, with dot products where there are any.
 
 use std::arch::x86_64::*;
 
 use super::Lanes;
 
-/// AVX2, FMA and F16C.
+/// AVX2, FMA and F16C; with `VNNI` the dot products of AVX-VNNI, too.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2;
+pub(crate) struct Avx2<const VNNI: bool>;
 
 /// Methods whose bodies call intrinsics.
 macro_rules! intrinsics {
@@ -19,17 +19,20 @@ macro_rules! intrinsics {
     };
 }
 
-/// Adds four byte products per lane: the first factor unsigned, pairs of products within 16 bits.
+/// Adds four byte products per lane: the first factor unsigned, and without VNNI pairs of products within 16 bits.
 #[inline(always)]
-unsafe fn dot(sum: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
-    // SAFETY: the caller has AVX2.
+unsafe fn dot<const VNNI: bool>(sum: __m256i, unsigned: __m256i, signed: __m256i) -> __m256i {
+    // SAFETY: the caller has AVX2, and AVX-VNNI where it says so.
     unsafe {
+        if VNNI {
+            return _mm256_dpbusd_avx_epi32(sum, unsigned, signed);
+        }
         let pairs = _mm256_maddubs_epi16(unsigned, signed);
         _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
     }
 }
 
-impl Lanes for Avx2 {
+impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     type B = [__m256i; 2];
     type I = [__m256i; 2];
     type F = [__m256; 2];
@@ -66,23 +69,46 @@ impl Lanes for Avx2 {
         }
 
         fn centre(v: Self::B, zero: u8) -> Self::B {
+            if VNNI {
+                // One factor is unsigned there, and the start of the sum makes up for it.
+                return v;
+            }
             let zero = _mm256_set1_epi8(zero as i8);
             [_mm256_sub_epi8(v[0], zero), _mm256_sub_epi8(v[1], zero)]
         }
-        fn centre_at_128(v: Self::B, zero: u8) -> Self::B { Self::centre(v, zero) }
-        fn start(_minus_128_sums: *const i32, _zero: u8) -> Self::I { [_mm256_setzero_si256(); 2] }
+        fn centre_at_128(v: Self::B, zero: u8) -> Self::B {
+            if VNNI {
+                let more = _mm256_set1_epi8(128_u8.wrapping_sub(zero) as i8);
+                return [_mm256_add_epi8(v[0], more), _mm256_add_epi8(v[1], more)];
+            }
+            Self::centre(v, zero)
+        }
+        fn start(minus_128_sums: *const i32, zero: u8) -> Self::I {
+            // The zero is a power of two, so the shift is exact.
+            let start = if VNNI { minus_128_sums.read() >> (7 - zero.trailing_zeros()) } else { 0 };
+            [_mm256_set1_epi32(start); 2]
+        }
         fn dot_signed(sum: Self::I, w: Self::B, a: Self::I) -> Self::I {
+            if VNNI {
+                return Self::dot_unsigned(sum, w, a);
+            }
             // The sign moves from the weight to the activation, which is never -128; two products of at most
             // 128 * 127 fit into 16 bits.
             [
-                dot(sum[0], _mm256_abs_epi8(w[0]), _mm256_sign_epi8(a[0], w[0])),
-                dot(sum[1], _mm256_abs_epi8(w[1]), _mm256_sign_epi8(a[1], w[1])),
+                dot::<false>(sum[0], _mm256_abs_epi8(w[0]), _mm256_sign_epi8(a[0], w[0])),
+                dot::<false>(sum[1], _mm256_abs_epi8(w[1]), _mm256_sign_epi8(a[1], w[1])),
             ]
         }
         fn dot_unsigned(sum: Self::I, w: Self::B, a: Self::I) -> Self::I {
-            [dot(sum[0], w[0], a[0]), dot(sum[1], w[1], a[1])]
+            [dot::<VNNI>(sum[0], w[0], a[0]), dot::<VNNI>(sum[1], w[1], a[1])]
         }
         fn dot_pairs(sum: Self::I, a: Self::I, b: Self::I) -> Self::I {
+            if VNNI {
+                return [
+                    _mm256_dpwssd_avx_epi32(sum[0], a[0], b[0]),
+                    _mm256_dpwssd_avx_epi32(sum[1], a[1], b[1]),
+                ];
+            }
             [
                 _mm256_add_epi32(sum[0], _mm256_madd_epi16(a[0], b[0])),
                 _mm256_add_epi32(sum[1], _mm256_madd_epi16(a[1], b[1])),

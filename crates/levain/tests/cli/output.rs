@@ -136,7 +136,9 @@ fn the_doctor_tells_what_matters() {
     let json = Home::new().run(&["doctor", "--offline", "--json"]).json();
     assert_eq!(json["version"], 1);
     assert!(json["ceilings"]["read_gb_per_s"].as_f64().unwrap() > 0.0);
-    assert!(["scalar", "neon", "avx2", "avx512"].contains(&json["cpu"]["kernels"].as_str().unwrap()));
+    assert!(
+        ["scalar", "neon", "avx2", "avxvnni", "avx512"].contains(&json["cpu"]["kernels"].as_str().unwrap())
+    );
     assert!(json["memory_free_bytes"].as_u64().unwrap() > 0);
     let network = Home::new().run(&["doctor", "--json"]).json();
     assert_eq!(network["network"][0]["reachable"], false);
