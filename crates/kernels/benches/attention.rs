@@ -1,8 +1,8 @@
-//! Speed of attention at the shapes of an 8B model (32 heads, 8 key heads, 128 dimensions) beside the
-//! machine's ceilings, and of the pool's fork and join.
+//! Speed of attention at the shapes of published models beside the machine's ceilings, and of the pool's fork
+//! and join.
 //!
-//! `cargo bench -p levain-kernels --bench attention [-- THREADS] [-- PART-OF-LABEL]`, for example
-//! `-- 1 "8B F16 depth 4096"`.
+//! `cargo bench -p levain-kernels --bench attention -- [THREADS] [PARTS-OF-LABEL]...`, for example
+//! `-- 1 "8B F16" "depth 16384"`: what is measured has all parts in its label.
 
 #![expect(clippy::print_stdout, reason = "printing is what a benchmark is for")]
 
@@ -26,8 +26,11 @@ struct Shape {
     latent: bool,
 }
 
-const SHAPES: [Shape; 3] = [
+const SHAPES: [Shape; 6] = [
+    Shape { name: "1-head groups", n_heads: 8, n_kv_heads: 8, k_dim: 128, v_dim: 128, latent: false },
     Shape { name: "8B", n_heads: 32, n_kv_heads: 8, k_dim: 128, v_dim: 128, latent: false },
+    Shape { name: "7B", n_heads: 28, n_kv_heads: 4, k_dim: 128, v_dim: 128, latent: false },
+    Shape { name: "16-head groups", n_heads: 64, n_kv_heads: 4, k_dim: 128, v_dim: 128, latent: false },
     Shape { name: "SmolLM2", n_heads: 9, n_kv_heads: 3, k_dim: 64, v_dim: 64, latent: false },
     Shape { name: "V2-Lite", n_heads: 16, n_kv_heads: 1, k_dim: 576, v_dim: 512, latent: true },
 ];
@@ -35,7 +38,7 @@ const SHAPES: [Shape; 3] = [
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
     let threads = args.iter().find_map(|arg| arg.parse().ok());
-    let wanted = args.iter().find(|arg| arg.parse::<usize>().is_err()).cloned().unwrap_or_default();
+    let wanted: Vec<&String> = args.iter().filter(|arg| arg.parse::<usize>().is_err()).collect();
     let pool = threads.map_or_else(Pool::for_machine, Pool::new);
     let ceilings = Ceilings::measure(&pool);
     println!("{ceilings:?}");
@@ -43,9 +46,9 @@ fn main() {
     for shape in SHAPES {
         for dtype in [KvDType::F16, KvDType::Q8_0] {
             for depth in [0, 4096, 16_384] {
-                for rows in [1, 4, 64, 512] {
+                for rows in [1, 2, 4, 8, 16, 32, 64, 512] {
                     let label = format!("{} {dtype:?} depth {depth} rows {rows}", shape.name);
-                    if format!("{label} ").contains(&wanted) {
+                    if wanted.iter().all(|part| format!("{label} ").contains(*part)) {
                         measure(&pool, shape, dtype, depth, rows, &ceilings, &label);
                     }
                 }
@@ -138,7 +141,7 @@ fn measure(
     let bytes = positions * kv.bytes_per_block() / BLOCK_LEN / LAYERS;
     let gb = bytes as f64 / seconds / 1e9;
     println!(
-        "{label:32} {:9.1} us  {gflops:6.1} GFLOP/s ({:3.0} %)  {gb:5.1} GB/s ({:3.0} %)",
+        "{label:42} {:9.1} us  {gflops:6.1} GFLOP/s ({:3.0} %)  {gb:5.1} GB/s ({:3.0} %)",
         seconds * 1e6,
         gflops / ceilings.f32_gflop_per_s * 100.0,
         gb / ceilings.read_gb_per_s * 100.0,

@@ -27,10 +27,15 @@ const SCORE_STRIDE: usize = CHUNK + 16;
 const TILE_ROWS_MAX: usize = 192;
 /// What a tile's queries, scores and sums may take, so that they stay in a core's cache beside the panels.
 const TILE_BYTES: usize = 512 << 10;
-/// The same where tiles that large would leave threads idle.
-const SMALL_TILE_ROWS: usize = 24;
+/// The same where tiles that large would leave threads idle, for keys in tiles and for keys in rows.
+const SMALL_TILE_ROWS: [usize; 2] = [24, 48];
+/// Rows of whole register tiles, for keys in tiles and for keys in rows.
+const TILE_GRAIN: [usize; 2] = [12, 48];
 /// Tasks per thread to aim for, so that threads finish together though tasks differ.
 const TASKS_PER_THREAD: usize = 4;
+/// Tasks per thread up to which a sequence's chunks are shared out. Fewer, because parts that wait to be folded are
+/// written to memory and read again.
+const SPANS_PER_THREAD: usize = 2;
 /// Memory for parts that wait to be folded; beyond it spans are not split.
 const PARTS_BYTES_MAX: usize = 64 << 20;
 
@@ -325,18 +330,19 @@ fn plan(
     items: &mut Vec<Item>,
     tasks: &mut Vec<Task>,
 ) -> usize {
-    let wanted = if threads == 1 { 1 } else { threads * TASKS_PER_THREAD };
+    let wanted = |per_thread| if threads == 1 { 1 } else { threads * per_thread };
     let row_bytes = (shape.k_dim + SCORE_STRIDE + 2 * shape.v_dim) * size_of::<f32>();
-    // Whole register tiles of twelve rows.
-    let tile_rows = (TILE_BYTES / row_bytes / 12 * 12).clamp(SMALL_TILE_ROWS, TILE_ROWS_MAX);
-    cut_rows(seqs, group, shape.n_kv_heads, tile_rows, items);
-    if items.iter().map(|item| item.chunks).sum::<usize>() < wanted {
-        cut_rows(seqs, group, shape.n_kv_heads, SMALL_TILE_ROWS, items);
+    let in_rows = usize::from(shape.keys.is_none());
+    let (grain, small) = (TILE_GRAIN[in_rows], SMALL_TILE_ROWS[in_rows]);
+    let tile_rows = (TILE_BYTES / row_bytes / grain * grain).clamp(small, TILE_ROWS_MAX);
+    cut_rows(seqs, group, shape.n_kv_heads, tile_rows, grain, items);
+    if items.iter().map(|item| item.chunks).sum::<usize>() < wanted(TASKS_PER_THREAD) {
+        cut_rows(seqs, group, shape.n_kv_heads, small, grain, items);
     }
-    let mut spans = wanted.div_ceil(items.len().max(1));
+    let mut spans = wanted(SPANS_PER_THREAD).div_ceil(items.len().max(1));
     let kept: usize = items.iter().map(|item| item.chunks * item.rows).sum();
     if spans > 1 && kept * shape.slices() * 64 > PARTS_BYTES_MAX {
-        cut_rows(seqs, group, shape.n_kv_heads, SMALL_TILE_ROWS, items);
+        cut_rows(seqs, group, shape.n_kv_heads, small, grain, items);
         spans = 1;
     }
     items.sort_by_key(|item| std::cmp::Reverse(item.chunks * item.rows));
@@ -359,7 +365,14 @@ fn plan(
 }
 
 /// Cuts each sequence's rows into tiles of nearly equal size.
-fn cut_rows(seqs: &[SeqRows<'_>], group: usize, heads: usize, tile_rows: usize, items: &mut Vec<Item>) {
+fn cut_rows(
+    seqs: &[SeqRows<'_>],
+    group: usize,
+    heads: usize,
+    tile_rows: usize,
+    grain: usize,
+    items: &mut Vec<Item>,
+) {
     items.clear();
     for (index, seq) in seqs.iter().enumerate() {
         let all = seq.n_rows * group;
@@ -367,8 +380,8 @@ fn cut_rows(seqs: &[SeqRows<'_>], group: usize, heads: usize, tile_rows: usize, 
         if tiles == 0 {
             continue;
         }
-        // Whole register tiles of twelve rows where there are several.
-        let rows = if tiles == 1 { all } else { all.div_ceil(tiles).next_multiple_of(12) };
+        // Whole register tiles where there are several.
+        let rows = if tiles == 1 { all } else { all.div_ceil(tiles).next_multiple_of(grain) };
         for start in (0..all).step_by(rows) {
             let rows = rows.min(all - start);
             let positions = seq.first_position + (start + rows - 1) / group + 1;

@@ -82,7 +82,9 @@ impl KvCache {
             return Err(too_many);
         }
         let bytes = n_blocks.checked_mul(geometry.block_bytes).ok_or(too_many)?;
-        let bytes = PageBuffer::zeroed(bytes).ok_or(KernelError::NoMemoryForCache { bytes })?;
+        let mut bytes = PageBuffer::zeroed(bytes).ok_or(KernelError::NoMemoryForCache { bytes })?;
+        // Blocks are read in short runs all over the cache; looking up small pages would slow that down.
+        bytes.prefer_huge_pages();
         Ok(Self { layout, geometry, n_blocks, bytes })
     }
 

@@ -112,6 +112,13 @@ pub(crate) trait Simd: Copy {
     /// `to` must be writable for 16 values.
     unsafe fn store_f16(self, to: *mut u16, x: Self::F);
 
+    /// Asks for the cache line at `at` ahead of its use; any address will do. Does nothing where that is not
+    /// worth an instruction.
+    #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        let _ = at;
+    }
+
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;

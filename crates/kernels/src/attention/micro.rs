@@ -9,7 +9,7 @@
 )]
 
 use super::{CHUNK, SCORE_STRIDE};
-use crate::kv::layout::Q8_LEN;
+use crate::kv::layout::{LINE, Q8_LEN};
 use crate::simd::{Kernel, LANES, Simd};
 
 /// How the numbers a loop reads are stored.
@@ -44,6 +44,8 @@ pub(super) struct Scores<'a> {
     pub(super) k_dim: usize,
     /// Groups of keys, each `[k_dim][16 positions]`.
     pub(super) keys: &'a [*const u8],
+    /// For each group, what to ask of memory meanwhile: as many bytes, read soon after.
+    pub(super) ahead: &'a [*const u8],
     pub(super) format: u8,
     /// `[rows]` of [`SCORE_STRIDE`], from the first group's first position.
     pub(super) scores: *mut f32,
@@ -86,20 +88,18 @@ impl Scores<'_> {
 
     #[inline(always)]
     fn by_groups<S: Simd, const FORMAT: u8, const ROWS: usize, const GROUPS: usize>(self, s: S) {
-        let whole = self.keys.chunks_exact(GROUPS);
-        let rest = whole.remainder();
+        let whole = self.keys.as_chunks::<GROUPS>().0.iter().zip(self.ahead.as_chunks::<GROUPS>().0);
+        let done = whole.len() * GROUPS;
         let Self { q, k_dim, .. } = self;
-        for (index, groups) in whole.enumerate() {
-            let mut keys = [std::ptr::null(); GROUPS];
-            keys.copy_from_slice(groups);
+        for (index, (keys, ahead)) in whole.enumerate() {
             // SAFETY: a row has room for the scores of all groups.
             let scores = unsafe { self.scores.add(index * GROUPS * LANES) };
-            s.enter(ScoreTile::<FORMAT, ROWS, GROUPS> { q, k_dim, keys, scores });
+            s.enter(ScoreTile::<FORMAT, ROWS, GROUPS> { q, k_dim, keys: *keys, ahead: *ahead, scores });
         }
-        for (index, group) in rest.iter().enumerate() {
+        for (index, (key, ahead)) in self.keys.iter().zip(self.ahead).enumerate().skip(done) {
             // SAFETY: as above.
-            let scores = unsafe { self.scores.add((self.keys.len() - rest.len() + index) * LANES) };
-            s.enter(ScoreTile::<FORMAT, ROWS, 1> { q, k_dim, keys: [*group], scores });
+            let scores = unsafe { self.scores.add(index * LANES) };
+            s.enter(ScoreTile::<FORMAT, ROWS, 1> { q, k_dim, keys: [*key], ahead: [*ahead], scores });
         }
     }
 }
@@ -108,6 +108,7 @@ struct ScoreTile<const FORMAT: u8, const ROWS: usize, const GROUPS: usize> {
     q: *const f32,
     k_dim: usize,
     keys: [*const u8; GROUPS],
+    ahead: [*const u8; GROUPS],
     scores: *mut f32,
 }
 
@@ -117,17 +118,22 @@ impl<const FORMAT: u8, const ROWS: usize, const GROUPS: usize> Kernel for ScoreT
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let mut sums = [[s.splat(0.0); GROUPS]; ROWS];
-        for d in 0..self.k_dim {
-            let mut keys = [s.splat(0.0); GROUPS];
+        for start in (0..self.k_dim).step_by(STEP) {
             for g in 0..GROUPS {
-                // SAFETY: a group holds `k_dim` vectors of sixteen.
-                keys[g] = unsafe { load::<S, FORMAT>(s, self.keys[g].add(d * vector_bytes(FORMAT))) };
+                prefetch_step::<S, FORMAT>(s, self.ahead[g].wrapping_add(start * vector_bytes(FORMAT)));
             }
-            for r in 0..ROWS {
-                // SAFETY: `q` holds `k_dim` times `ROWS` values.
-                let q = s.splat(unsafe { *self.q.add(d * ROWS + r) });
+            for d in start..self.k_dim.min(start + STEP) {
+                let mut keys = [s.splat(0.0); GROUPS];
                 for g in 0..GROUPS {
-                    sums[r][g] = s.mul_add(q, keys[g], sums[r][g]);
+                    // SAFETY: a group holds `k_dim` vectors of sixteen.
+                    keys[g] = unsafe { load::<S, FORMAT>(s, self.keys[g].add(d * vector_bytes(FORMAT))) };
+                }
+                for r in 0..ROWS {
+                    // SAFETY: `q` holds `k_dim` times `ROWS` values.
+                    let q = s.splat(unsafe { *self.q.add(d * ROWS + r) });
+                    for g in 0..GROUPS {
+                        sums[r][g] = s.mul_add(q, keys[g], sums[r][g]);
+                    }
                 }
             }
         }
@@ -137,6 +143,17 @@ impl<const FORMAT: u8, const ROWS: usize, const GROUPS: usize> Kernel for ScoreT
                 unsafe { s.store(self.scores.add(r * SCORE_STRIDE + g * LANES), sums[r][g]) };
             }
         }
+    }
+}
+
+/// Vectors between two looks ahead: in each format they fill whole lines of the cache.
+const STEP: usize = 4;
+
+/// Asks for the lines of [`STEP`] vectors.
+#[inline(always)]
+fn prefetch_step<S: Simd, const FORMAT: u8>(s: S, at: *const u8) {
+    for line in (0..STEP * vector_bytes(FORMAT)).step_by(LINE) {
+        s.prefetch(at.wrapping_add(line));
     }
 }
 
@@ -156,6 +173,86 @@ unsafe fn load<S: Simd, const FORMAT: u8>(s: S, from: *const u8) -> S::F {
     }
 }
 
+/// Vectors of sixteen rows in a tile of [`RowScores`], when `left` remain.
+pub(super) fn tile_vectors(left: usize, wide: bool) -> usize {
+    if wide { left.min(3) } else { 1 }
+}
+
+/// Scores of some vectors of sixteen query rows against sixteen keys that lie in rows. A vector's lanes are query
+/// rows, so keys need not be turned.
+#[derive(Clone, Copy)]
+pub(super) struct RowScores {
+    /// `[k_dim][vectors][16]`
+    pub(super) q: *const f32,
+    pub(super) vectors: usize,
+    pub(super) k_dim: usize,
+    /// `[16 positions]` of `stride`.
+    pub(super) keys: *const f32,
+    pub(super) stride: usize,
+    /// `[rows]` of [`SCORE_STRIDE`], from the first key's position.
+    pub(super) scores: *mut f32,
+    /// Of the `16 * vectors` rows those that are there.
+    pub(super) rows: usize,
+}
+
+impl RowScores {
+    /// # Safety
+    /// The pointers must be good for the shapes their fields state.
+    #[inline(always)]
+    pub(super) unsafe fn run<S: Simd>(self, s: S) {
+        if S::WIDE {
+            match self.vectors {
+                3 => s.enter(RowTile::<3, 8>(self)),
+                2 => s.enter(RowTile::<2, 8>(self)),
+                _ => s.enter(RowTile::<1, 8>(self)),
+            }
+        } else {
+            s.enter(RowTile::<1, 4>(self));
+        }
+    }
+}
+
+struct RowTile<const VECTORS: usize, const KEYS: usize>(RowScores);
+
+impl<const VECTORS: usize, const KEYS: usize> Kernel for RowTile<VECTORS, KEYS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let of = self.0;
+        let mut turned = [[s.splat(0.0); LANES]; VECTORS];
+        for first in (0..LANES).step_by(KEYS) {
+            let mut sums = [[s.splat(0.0); VECTORS]; KEYS];
+            for d in 0..of.k_dim {
+                let mut q = [s.splat(0.0); VECTORS];
+                for v in 0..VECTORS {
+                    // SAFETY: `q` holds `k_dim` times `VECTORS` vectors.
+                    q[v] = unsafe { s.load(of.q.add((d * VECTORS + v) * LANES)) };
+                }
+                for k in 0..KEYS {
+                    // SAFETY: sixteen keys of `k_dim` values.
+                    let key = s.splat(unsafe { *of.keys.add((first + k) * of.stride + d) });
+                    for v in 0..VECTORS {
+                        sums[k][v] = s.mul_add(q[v], key, sums[k][v]);
+                    }
+                }
+            }
+            for k in 0..KEYS {
+                for v in 0..VECTORS {
+                    turned[v][first + k] = sums[k][v];
+                }
+            }
+        }
+        for v in 0..VECTORS {
+            s.transpose(&mut turned[v]);
+            for r in 0..LANES.min(of.rows.saturating_sub(v * LANES)) {
+                // SAFETY: each row has room for sixteen scores.
+                unsafe { s.store(of.scores.add((v * LANES + r) * SCORE_STRIDE), turned[v][r]) };
+            }
+        }
+    }
+}
+
 /// [`Scores`] for keys in Q8_0: exact integer products with queries of 16 bits, scaled per 32 dimensions.
 #[derive(Clone, Copy)]
 pub(super) struct QuantScores<'a> {
@@ -170,6 +267,8 @@ pub(super) struct QuantScores<'a> {
     pub(super) blocks: usize,
     /// Groups of keys with their scales first, data from `k_data`.
     pub(super) keys: &'a [*const u8],
+    /// As in [`Scores`].
+    pub(super) ahead: &'a [*const u8],
     pub(super) k_data: usize,
     /// As in [`Scores`].
     pub(super) scores: *mut f32,
@@ -196,10 +295,10 @@ impl QuantScores<'_> {
 
     #[inline(always)]
     fn by_groups<S: Simd, const ROWS: usize, const AT_ONCE: usize>(self, s: S) {
-        for (index, keys) in self.keys.iter().enumerate() {
+        for (index, (keys, ahead)) in self.keys.iter().zip(self.ahead).enumerate() {
             // SAFETY: the room was promised to `run`.
             let scores = unsafe { self.scores.add(index * LANES) };
-            s.enter(QuantTile::<ROWS, AT_ONCE> { of: self, keys: *keys, scores });
+            s.enter(QuantTile::<ROWS, AT_ONCE> { of: self, keys: *keys, ahead: *ahead, scores });
         }
     }
 }
@@ -208,6 +307,7 @@ impl QuantScores<'_> {
 struct QuantTile<'a, const ROWS: usize, const AT_ONCE: usize> {
     of: QuantScores<'a>,
     keys: *const u8,
+    ahead: *const u8,
     scores: *mut f32,
 }
 
@@ -218,12 +318,18 @@ impl<const ROWS: usize, const AT_ONCE: usize> Kernel for QuantTile<'_, ROWS, AT_
     fn run<S: Simd>(self, s: S) {
         const QUADS: usize = Q8_LEN / 4;
         let of = self.of;
+        for line in (0..of.k_data).step_by(LINE) {
+            s.prefetch(self.ahead.wrapping_add(line));
+        }
         for block in 0..of.blocks {
             // SAFETY: a group begins with sixteen scales for each block.
             let key_scales = unsafe { s.load_f16(self.keys.add(block * LANES * 2).cast()) };
             for first in (0..ROWS).step_by(AT_ONCE) {
                 let mut sums = [s.zero_sums(); AT_ONCE];
                 for quad in block * QUADS..(block + 1) * QUADS {
+                    if first == 0 {
+                        s.prefetch(self.ahead.wrapping_add(of.k_data + quad * 4 * LANES));
+                    }
                     // SAFETY: a group holds 64 bytes for each four dimensions, padded to whole blocks.
                     let keys = unsafe { s.load_quads(self.keys.add(of.k_data + quad * 4 * LANES)) };
                     for r in 0..AT_ONCE {
@@ -249,20 +355,22 @@ impl<const ROWS: usize, const AT_ONCE: usize> Kernel for QuantTile<'_, ROWS, AT_
 }
 
 /// `sums[row][16 * slice..][..16] (+)= Σ weights[row][position] * values[position]` for some rows, over
-/// positions `from..to` of a run.
+/// positions `from..to` of a segment.
 #[derive(Clone, Copy)]
-pub(super) struct Mix<'a> {
-    /// `[rows]` of [`SCORE_STRIDE`], from the run's first position.
+pub(super) struct Mix {
+    /// `[rows]` of [`SCORE_STRIDE`], from the segment's first position.
     pub(super) weights: *const f32,
     pub(super) rows: usize,
-    /// Segments of the run, each of `segment_len` positions: `[slices][segment_len][16 dims]`, a slice
-    /// `slice_bytes` after the one before.
-    pub(super) segments: &'a [*const u8],
-    pub(super) segment_len: usize,
+    /// The segment: `[slices][positions][16 dims]`, a slice `slice_bytes` after the one before.
+    pub(super) values: *const u8,
+    /// What to ask of memory meanwhile: as many bytes, read soon after.
+    pub(super) ahead: *const u8,
     pub(super) slice_bytes: usize,
+    /// From one position's sixteen values to the next one's.
+    pub(super) position_bytes: usize,
     pub(super) slices: usize,
     pub(super) format: u8,
-    /// For Q8: `[slices / 2]` of [`CHUNK`] scales, from the run's first position.
+    /// For Q8: `[slices / 2]` of [`CHUNK`] scales, from the segment's first position.
     pub(super) scales: *const f32,
     pub(super) from: usize,
     pub(super) to: usize,
@@ -272,7 +380,7 @@ pub(super) struct Mix<'a> {
     pub(super) resume: bool,
 }
 
-impl Mix<'_> {
+impl Mix {
     /// # Safety
     /// The pointers must be good for the shapes their fields state.
     #[inline(always)]
@@ -322,12 +430,12 @@ impl Mix<'_> {
     }
 }
 
-struct MixTile<'a, const FORMAT: u8, const ROWS: usize, const SLICES: usize> {
-    of: Mix<'a>,
+struct MixTile<const FORMAT: u8, const ROWS: usize, const SLICES: usize> {
+    of: Mix,
     slice: usize,
 }
 
-impl<const FORMAT: u8, const ROWS: usize, const SLICES: usize> Kernel for MixTile<'_, FORMAT, ROWS, SLICES> {
+impl<const FORMAT: u8, const ROWS: usize, const SLICES: usize> Kernel for MixTile<FORMAT, ROWS, SLICES> {
     type Output = ();
 
     #[inline(always)]
@@ -345,22 +453,19 @@ impl<const FORMAT: u8, const ROWS: usize, const SLICES: usize> Kernel for MixTil
                 }
             }
         }
-        let mut position = of.from;
-        while position < of.to {
-            let offset = position % of.segment_len;
-            let n = (of.segment_len - offset).min(of.to - position);
-            // SAFETY: the segments reach to position `to`, and each holds all slices.
-            let mut values = unsafe {
-                of.segments[position / of.segment_len]
-                    .add(self.slice * of.slice_bytes + offset * vector_bytes(FORMAT))
-            };
-            for position in position..position + n {
+        for start in (of.from..of.to).step_by(STEP) {
+            for j in 0..SLICES {
+                let at = (self.slice + j) * of.slice_bytes + start * of.position_bytes;
+                prefetch_step::<S, FORMAT>(s, of.ahead.wrapping_add(at));
+            }
+            for position in start..of.to.min(start + STEP) {
                 let mut vectors = [s.splat(0.0); SLICES];
                 for j in 0..SLICES {
-                    // SAFETY: as above.
-                    vectors[j] = unsafe { load::<S, FORMAT>(s, values.add(j * of.slice_bytes)) };
+                    let at = (self.slice + j) * of.slice_bytes + position * of.position_bytes;
+                    // SAFETY: the segment holds the position in all slices.
+                    vectors[j] = unsafe { load::<S, FORMAT>(s, of.values.add(at)) };
                     if FORMAT == Q8 {
-                        // SAFETY: two slices share the scales of a run.
+                        // SAFETY: two slices share the scales of a segment.
                         let scale = unsafe { *of.scales.add((self.slice + j) / 2 * CHUNK + position) };
                         vectors[j] = s.mul(vectors[j], s.splat(scale));
                     }
@@ -372,10 +477,7 @@ impl<const FORMAT: u8, const ROWS: usize, const SLICES: usize> Kernel for MixTil
                         sums[r][j] = s.mul_add(weight, vectors[j], sums[r][j]);
                     }
                 }
-                // SAFETY: at most one past the segment's slice.
-                values = unsafe { values.add(vector_bytes(FORMAT)) };
             }
-            position += n;
         }
         for r in 0..ROWS {
             for j in 0..SLICES {

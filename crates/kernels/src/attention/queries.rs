@@ -1,9 +1,9 @@
 //! Queries as the inner loops want them: scaled, and in tiles of as many rows as registers hold sums for.
 
-use super::micro::{Q8, tile_rows};
+use super::micro::{Q8, tile_rows, tile_vectors};
 use super::task::{Call, Scratch, Tile};
 use crate::kv::layout::Q8_LEN;
-use crate::simd::Simd;
+use crate::simd::{LANES, Simd};
 
 /// The largest quantised query: `256 * high + low` with both signed bytes and `high` not below -127.
 const QUERY_MAX: f32 = 32639.0;
@@ -20,11 +20,43 @@ pub(super) fn register_tiles(rows: usize, wide: bool) -> impl Iterator<Item = (u
     })
 }
 
+/// The tiles that `rows` rows are cut into where lanes are rows, as first vector of sixteen and number of them.
+#[inline(always)]
+pub(super) fn vector_tiles(rows: usize, wide: bool) -> impl Iterator<Item = (usize, usize)> {
+    let (mut first, vectors) = (0, rows.div_ceil(LANES));
+    std::iter::from_fn(move || {
+        (first < vectors).then(|| {
+            let n = tile_vectors(vectors - first, wide);
+            first += n;
+            (first - n, n)
+        })
+    })
+}
+
 /// Copies the tile's queries, scaled, so that the values that meet one key dimension lie side by side.
 #[inline(always)]
 pub(super) fn pack_queries<S: Simd>(s: S, call: &Call<'_>, tile: &Tile<'_>, scratch: &mut Scratch) {
     let k_dim = call.shape.k_dim;
     let blocks = call.shape.key_blocks();
+    if call.shape.keys.is_none() {
+        let to = scratch.queries.get(tile.rows.next_multiple_of(LANES) * k_dim);
+        for (first, n) in vector_tiles(tile.rows, S::WIDE) {
+            let to = &mut to[first * LANES * k_dim..][..n * LANES * k_dim];
+            for lane in 0..n * LANES {
+                let r = first * LANES + lane;
+                if r < tile.rows {
+                    let q = &call.q[tile.row_and_head(call, r) * k_dim..][..k_dim];
+                    for (to, q) in to[lane..].iter_mut().step_by(n * LANES).zip(q) {
+                        *to = q * call.scale;
+                    }
+                } else {
+                    // Lanes without a row are computed too, and not stored.
+                    to[lane..].iter_mut().step_by(n * LANES).for_each(|to| *to = 0.0);
+                }
+            }
+        }
+        return;
+    }
     if call.shape.keys != Some(Q8) {
         let to = scratch.queries.get(tile.rows * k_dim);
         for (first, n) in register_tiles(tile.rows, S::WIDE) {

@@ -1,7 +1,9 @@
 //! Where keys and values come from, and their conversion into panels of f32 where that pays.
 
+use std::ops::Range;
+
 use super::micro::{F16, F32, Q8, vector_bytes};
-use crate::kv::layout::{Geometry, Q8_LEN, widen_at};
+use crate::kv::layout::{Geometry, LINE, Q8_LEN, widen_at};
 use crate::kv::{KvCache, KvDType};
 use crate::simd::{LANES, Simd};
 
@@ -20,22 +22,24 @@ pub(super) struct Shape {
     pub(super) n_kv_heads: usize,
     pub(super) k_dim: usize,
     pub(super) v_dim: usize,
-    /// How keys lie in tiles, `None` if they must be turned in scratch memory first.
+    /// How keys lie in tiles, `None` if they lie in rows.
     pub(super) keys: Option<u8>,
-    /// How values lie in tiles.
+    /// How values are stored, `None` if they cannot be read where they are.
     pub(super) values: Option<u8>,
 }
 
 impl Shape {
     pub(super) fn of_cache(kv: &KvCache) -> Self {
         let geometry = kv.geometry();
-        let tiled = (!geometry.values_in_keys).then_some(format_of(geometry.dtype));
+        let format = format_of(geometry.dtype);
+        // A latent row's values are read where they are unless a whole vector of them would exceed the row.
+        let whole = geometry.v_dim.next_multiple_of(LANES) * vector_bytes(format) / LANES;
         Self {
             n_kv_heads: kv.layout().n_kv_heads,
             k_dim: geometry.k_dim,
             v_dim: geometry.v_dim,
-            keys: tiled,
-            values: tiled,
+            keys: (!geometry.values_in_keys).then_some(format),
+            values: (!geometry.values_in_keys || whole <= geometry.k_unit_bytes).then_some(format),
         }
     }
 
@@ -79,11 +83,72 @@ impl Source<'_> {
         tile[place / LANES * unit..].as_ptr()
     }
 
-    /// Where the values of the block with `position` lie, and how many positions they are.
+    /// Where the values of the block with `position` lie.
     pub(super) fn value_segment(&self, head: usize, position: usize) -> *const u8 {
         let (tile, _) = self.tile(head, position);
-        let start = self.geometry().map_or(0, |geometry| geometry.v_start);
-        tile[start..].as_ptr()
+        let apart = self.geometry().filter(|geometry| !geometry.values_in_keys);
+        tile[apart.map_or(0, |geometry| geometry.v_start)..].as_ptr()
+    }
+
+    /// Bytes from one slice of a block's values to the next, and from one position to the next.
+    pub(super) fn value_strides(&self, format: u8) -> (usize, usize) {
+        match self.geometry() {
+            Some(geometry) if geometry.values_in_keys => (vector_bytes(format), geometry.k_unit_bytes),
+            Some(geometry) => (geometry.v_unit_bytes, vector_bytes(format)),
+            None => (0, 0),
+        }
+    }
+
+    /// What is read `later` positions after the keys at `at` of a chunk of `n` positions from `base`: other keys
+    /// or the chunk's first values.
+    pub(super) fn after_keys(
+        &self,
+        head: usize,
+        base: usize,
+        n: usize,
+        at: usize,
+        later: usize,
+    ) -> *const u8 {
+        let next = at + later;
+        if next < n {
+            return self.key_group(head, base + next);
+        }
+        let (next, Some(geometry)) = (next - n.next_multiple_of(LANES), self.geometry()) else {
+            return std::ptr::null();
+        };
+        if next >= n {
+            return self.key_group(head, base + at);
+        }
+        // A block's values are sliced the other way; in all they are read in the order of memory.
+        let part = (geometry.v_scales - geometry.v_start) / geometry.block_len;
+        self.value_segment(head, base + next).wrapping_add(next % geometry.block_len * part)
+    }
+
+    /// What is read two blocks after the values of the block at `at` of a chunk: other values or the next chunk's
+    /// keys, if there are any below position `limit`. Their scales are asked for at once.
+    #[inline(always)]
+    pub(super) fn after_values<S: Simd>(
+        &self,
+        s: S,
+        head: usize,
+        base: usize,
+        n: usize,
+        at: usize,
+        limit: usize,
+    ) -> *const u8 {
+        let Some(geometry) = self.geometry() else { return std::ptr::null() };
+        let next = at + 2 * geometry.block_len;
+        if next < n {
+            let (tile, _) = self.tile(head, base + next);
+            for line in (geometry.v_scales..geometry.head_bytes).step_by(LINE) {
+                s.prefetch(tile[line..].as_ptr());
+            }
+            return tile[geometry.v_start..].as_ptr();
+        }
+        if base + next < limit {
+            return self.key_group(head, base + next);
+        }
+        self.value_segment(head, base + at)
     }
 
     /// Writes the values' scales of `n` positions from `first` as `[v_dim / 32]` of `stride`.
@@ -98,6 +163,16 @@ impl Source<'_> {
         stride: usize,
     ) {
         let Some(geometry) = self.geometry() else { return };
+        if geometry.values_in_keys {
+            for position in 0..n {
+                let (tile, place) = self.tile(head, first + position);
+                for unit in 0..geometry.v_dim.div_ceil(Q8_LEN) {
+                    let at = place * geometry.k_unit_bytes + geometry.k_data + unit * 2;
+                    to[unit * stride + position] = widen_at(tile, at);
+                }
+            }
+            return;
+        }
         for position in (0..n).step_by(LANES) {
             let (tile, place) = self.tile(head, first + position);
             for unit in 0..geometry.v_dim.div_ceil(Q8_LEN) {
@@ -109,65 +184,88 @@ impl Source<'_> {
         }
     }
 
-    /// Writes the keys of `n` positions from `first`, a multiple of 16, as f32 groups
-    /// `[n / 16][k_dim][16 positions]`. Lanes beyond the last position hold zero or what the cache holds.
+    /// Writes the keys of positions `range` of a chunk of `n` from `base` as f32 groups
+    /// `[range / 16][k_dim][16 positions]`, from tiles in F16. (F32 is read in place, Q8_0 has its own product.)
     #[inline(always)]
-    pub(super) fn keys_to_panel<S: Simd>(&self, s: S, head: usize, first: usize, n: usize, to: &mut [f32]) {
-        let k_dim = self.dims().0;
-        let groups = to.chunks_exact_mut(k_dim * LANES);
-        for (group, start) in groups.zip((first..first + n).step_by(LANES)) {
-            if self.geometry().is_some_and(|geometry| !geometry.values_in_keys) {
-                let from = self.key_group(head, start).cast::<u16>();
-                for (d, lanes) in group.chunks_exact_mut(LANES).enumerate() {
-                    // SAFETY: panels are made of tiles in F16 only (F32 is read in place, Q8_0 has its own
-                    // product), whose groups hold `k_dim` vectors of sixteen.
-                    s.store_slice(lanes, unsafe { s.load_f16(from.add(d * LANES)) });
-                }
-                continue;
-            }
-            let rows: [_; LANES] =
-                std::array::from_fn(|row| (start + row < first + n).then(|| self.key_row(head, start + row)));
-            for (index, to) in group.chunks_mut(LANES * LANES).enumerate() {
-                let mut block = [s.splat(0.0); LANES];
-                for (vector, row) in block.iter_mut().zip(&rows) {
-                    if let Some(row) = row {
-                        *vector = row.load(s, index * LANES);
-                    }
-                }
-                s.transpose(&mut block);
-                for (to, vector) in to.chunks_exact_mut(LANES).zip(block) {
-                    s.store_slice(to, vector);
+    pub(super) fn keys_to_panel<S: Simd>(
+        &self,
+        s: S,
+        head: usize,
+        base: usize,
+        n: usize,
+        range: Range<usize>,
+        to: &mut [f32],
+    ) {
+        let groups = to.chunks_exact_mut(self.dims().0 * LANES);
+        for (group, at) in groups.zip(range.step_by(LANES)) {
+            let from = self.key_group(head, base + at).cast::<u16>();
+            let ahead = self.after_keys(head, base, n, at, 4 * LANES);
+            for (d, two) in group.chunks_mut(2 * LANES).enumerate() {
+                s.prefetch(ahead.wrapping_add(d * LINE));
+                for (half, lanes) in two.chunks_exact_mut(LANES).enumerate() {
+                    // SAFETY: a group holds `k_dim` vectors of sixteen.
+                    s.store_slice(lanes, unsafe { s.load_f16(from.add((d * 2 + half) * LANES)) });
                 }
             }
         }
     }
 
-    /// Writes the values of `n` positions from `first` as f32 slices `[v_dim / 16][stride][16 dims]`.
+    /// Writes keys that lie in rows as f32 rows of `stride`, from position `first` on as many as there are below
+    /// `end`. The rows after those are left alone. Asks for those that are read next, below position `limit`.
+    #[inline(always)]
+    pub(super) fn keys_to_rows<S: Simd>(
+        &self,
+        s: S,
+        head: usize,
+        first: usize,
+        end: usize,
+        limit: usize,
+        to: &mut [f32],
+        stride: usize,
+    ) {
+        for (to, position) in to.chunks_exact_mut(stride).zip(first..end) {
+            let row = self.key_row(head, position);
+            let later = if position + LANES < limit { position + LANES } else { position };
+            let ahead = self.key_row(head, later).data.as_ptr();
+            let bytes = vector_bytes(row.format);
+            for (index, to) in to[..row.len.next_multiple_of(LANES)].chunks_exact_mut(LANES).enumerate() {
+                s.prefetch(ahead.wrapping_add(index * bytes));
+                s.store_slice(to, row.load(s, index * LANES));
+            }
+        }
+    }
+
+    /// Writes the values of positions `range` of a chunk of `n` from `base`, of a sequence that ends at `limit`, as
+    /// f32 slices `[v_dim / 16][stride][16 dims]`.
     #[inline(always)]
     pub(super) fn values_to_panel<S: Simd>(
         &self,
         s: S,
         head: usize,
-        first: usize,
+        base: usize,
         n: usize,
+        limit: usize,
+        range: Range<usize>,
         to: &mut [f32],
         stride: usize,
     ) {
         let slices = self.dims().1.div_ceil(LANES);
         if let Some(geometry) = self.geometry().filter(|geometry| !geometry.values_in_keys) {
             // Block by block and slice by slice, the way the tiles lie in memory.
-            for start in (0..n).step_by(geometry.block_len) {
-                let (tile, _) = self.tile(head, first + start);
+            for start in range.clone().step_by(geometry.block_len) {
+                let (tile, _) = self.tile(head, base + start);
+                let ahead = self.after_values(s, head, base, n, start, limit);
                 for slice in 0..slices {
-                    let to = &mut to[(slice * stride + start) * LANES..];
-                    let n = geometry.block_len.min(n - start);
-                    tile_values(s, geometry, tile, slice, &mut to[..n * LANES]);
+                    let to = &mut to[(slice * stride + start - range.start) * LANES..];
+                    let n = geometry.block_len.min(range.end - start);
+                    let ahead = ahead.wrapping_add(slice * geometry.v_unit_bytes);
+                    tile_values(s, geometry, tile, slice, ahead, &mut to[..n * LANES]);
                 }
             }
             return;
         }
-        for position in 0..n {
-            let row = self.value_row(head, first + position);
+        for (position, at) in range.enumerate() {
+            let row = self.value_row(head, base + at);
             for slice in 0..slices {
                 let at = (slice * stride + position) * LANES;
                 s.store_slice(&mut to[at..at + LANES], row.load(s, slice * LANES));
@@ -213,13 +311,24 @@ impl Source<'_> {
     }
 }
 
-/// A slice of values from the start of a tile on, `to.len() / 16` positions, as f32.
+/// A slice of values from the start of a tile on, `to.len() / 16` positions, as f32, and as many bytes from `ahead`
+/// asked for meanwhile.
 #[inline(always)]
-fn tile_values<S: Simd>(s: S, geometry: &Geometry, tile: &[u8], slice: usize, to: &mut [f32]) {
+fn tile_values<S: Simd>(
+    s: S,
+    geometry: &Geometry,
+    tile: &[u8],
+    slice: usize,
+    ahead: *const u8,
+    to: &mut [f32],
+) {
     let bytes = geometry.v_unit_bytes / geometry.block_len;
     let from = &tile[geometry.v_start + slice * geometry.v_unit_bytes..][..to.len() / LANES * bytes];
     let scales = geometry.v_scales + slice * LANES / Q8_LEN * geometry.block_len * 2;
     for (position, (from, to)) in from.chunks_exact(bytes).zip(to.chunks_exact_mut(LANES)).enumerate() {
+        if (position * bytes).is_multiple_of(LINE) {
+            s.prefetch(ahead.wrapping_add(position * bytes));
+        }
         // SAFETY: the chunk holds sixteen values of the format.
         let values = unsafe {
             match geometry.dtype {

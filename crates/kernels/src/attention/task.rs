@@ -5,15 +5,15 @@
 //! row and the chunk alone; the parts are folded in the order of the chunks. That is why the result is the
 //! same for any split of the work.
 
-use super::micro::{F32, Mix, Q8, QuantScores, Scores, tile_rows};
-use super::queries::{pack_queries, register_tiles};
+use super::micro::{F16, F32, Mix, Q8, QuantScores, RowScores, Scores, tile_rows, vector_bytes};
+use super::queries::{pack_queries, register_tiles, vector_tiles};
 use super::source::{Shape, Source};
 use super::{CHUNK, SCORE_STRIDE};
 use crate::kv::layout::Q8_LEN;
 use crate::simd::{Kernel, LANES, Simd};
 
 /// From this many rows on, keys and values in F16 and Q8_0 are widened once instead of by every loop.
-const PANEL_ROWS: usize = 24;
+const PANEL_ROWS: usize = 36;
 /// Panels of keys or of values stay below this, so that both stay in a core's cache.
 const PANEL_BYTES: usize = 160 << 10;
 
@@ -91,6 +91,14 @@ pub(super) struct Call<'a> {
     pub(super) out: Out,
 }
 
+impl Call<'_> {
+    /// Query heads of a key head.
+    #[inline(always)]
+    pub(super) fn group(&self) -> usize {
+        self.n_heads / self.shape.n_kv_heads
+    }
+}
+
 /// The output, of which each task writes its own rows and heads.
 #[derive(Clone, Copy)]
 pub(super) struct Out(pub(super) *mut f32);
@@ -114,14 +122,14 @@ pub(super) struct Tile<'a> {
 impl Tile<'_> {
     /// Positions that flattened row `r` of the tile attends to.
     #[inline(always)]
-    pub(super) fn limit(&self, group: usize, r: usize) -> usize {
-        self.first_position + (self.start + r) / group + 1
+    pub(super) fn limit(&self, call: &Call<'_>, r: usize) -> usize {
+        self.first_position + (self.start + r) / call.group() + 1
     }
 
     /// Where flattened row `r` of the tile lies among all rows and heads.
     #[inline(always)]
     pub(super) fn row_and_head(&self, call: &Call<'_>, r: usize) -> usize {
-        let group = call.n_heads / call.shape.n_kv_heads;
+        let group = call.group();
         let t = self.start + r;
         (self.first_row + t / group) * call.n_heads + self.head * group + t % group
     }
@@ -209,11 +217,10 @@ impl Kernel for Merge<'_> {
 /// Computes the part of one chunk for all rows of the tile into `scratch.part` and `scratch.part_state`.
 #[inline(always)]
 fn one_chunk<S: Simd>(s: S, call: &Call<'_>, tile: &Tile<'_>, chunk: usize, scratch: &mut Scratch) {
-    let group = call.n_heads / call.shape.n_kv_heads;
     let base = chunk * CHUNK;
     // Positions of this chunk that some row sees, and how many of them row `r` sees.
-    let n = (tile.limit(group, tile.rows - 1) - base).min(CHUNK);
-    let seen = |r: usize| tile.limit(group, r).saturating_sub(base).min(n);
+    let n = (tile.limit(call, tile.rows - 1) - base).min(CHUNK);
+    let seen = |r: usize| tile.limit(call, r).saturating_sub(base).min(n);
     score_chunk(s, call, tile, base, n, &seen, scratch);
     let scores = scratch.scores.get(tile.rows * SCORE_STRIDE);
     for (r, state) in scratch.part_state.iter_mut().enumerate() {
@@ -243,22 +250,19 @@ fn score_chunk<S: Simd>(
     scratch: &mut Scratch,
 ) {
     let shape = &call.shape;
-    let panels = match shape.keys {
-        None => true,
-        Some(format) => format == super::micro::F16 && tile.rows >= PANEL_ROWS,
-    };
+    let Some(mut format) = shape.keys else { return score_rows(s, call, tile, base, n, seen, scratch) };
+    let panels = format == F16 && tile.rows >= PANEL_ROWS;
     let run_len = if panels { panel_positions(shape.k_dim) } else { CHUNK };
     let scores = scratch.scores.get(tile.rows * SCORE_STRIDE).as_mut_ptr();
     for start in (0..n).step_by(run_len) {
         let len = run_len.min(n - start);
         let groups = len.div_ceil(LANES);
-        let mut keys = [std::ptr::null::<u8>(); CHUNK / LANES];
+        let (mut keys, mut ahead) = ([std::ptr::null::<u8>(); CHUNK / LANES], [std::ptr::null(); 4]);
         let keys = &mut keys[..groups];
-        let mut format = shape.keys.unwrap_or(F32);
         if panels {
             format = F32;
             let panel = scratch.keys.get(run_len * shape.k_dim);
-            tile.source.keys_to_panel(s, tile.head, base + start, len, panel);
+            tile.source.keys_to_panel(s, tile.head, base, n, start..start + len, panel);
             for (key, group) in keys.iter_mut().zip(panel.chunks_exact(shape.k_dim * LANES)) {
                 *key = group.as_ptr().cast();
             }
@@ -270,9 +274,17 @@ fn score_chunk<S: Simd>(
         // Groups outermost, four at a time: they stay in the nearest cache while the rows pass by.
         for (index, keys) in keys.chunks(4).enumerate() {
             let at = start + index * 4 * LANES;
+            ahead[..keys.len()].copy_from_slice(keys);
+            if !panels {
+                for (g, ahead) in ahead[..keys.len()].iter_mut().enumerate() {
+                    *ahead = tile.source.after_keys(tile.head, base, n, at + g * LANES, 4 * LANES);
+                }
+            }
             for (first, rows) in register_tiles(tile.rows, S::WIDE) {
                 let visible = seen(first + rows - 1).saturating_sub(at).div_ceil(LANES).min(keys.len());
                 let keys = &keys[..visible];
+                // The first rows to pass ask for what comes next.
+                let ahead = if first == 0 { &ahead[..visible] } else { keys };
                 // SAFETY: a row of scores has room for a whole chunk.
                 let scores = unsafe { scores.add(first * SCORE_STRIDE + at) };
                 // SAFETY: keys point to whole groups of the format, and the queries were packed for these
@@ -288,6 +300,7 @@ fn score_chunk<S: Simd>(
                             rows,
                             blocks,
                             keys,
+                            ahead,
                             k_data: tile.source.geometry().map_or(0, |geometry| geometry.k_data),
                             scores,
                         }
@@ -295,9 +308,52 @@ fn score_chunk<S: Simd>(
                     } else {
                         let q =
                             scratch.queries.get(tile.rows * shape.k_dim).as_ptr().add(first * shape.k_dim);
-                        Scores { q, rows, k_dim: shape.k_dim, keys, format, scores }.run(s);
+                        Scores { q, rows, k_dim: shape.k_dim, keys, ahead, format, scores }.run(s);
                     }
                 }
+            }
+        }
+    }
+}
+
+/// [`score_chunk`] for keys that lie in rows.
+#[inline(always)]
+fn score_rows<S: Simd>(
+    s: S,
+    call: &Call<'_>,
+    tile: &Tile<'_>,
+    base: usize,
+    n: usize,
+    seen: &impl Fn(usize) -> usize,
+    scratch: &mut Scratch,
+) {
+    let k_dim = call.shape.k_dim;
+    // An odd number of lines, so that rows do not compete for the same places of the cache.
+    let stride = (k_dim.div_ceil(LANES) | 1) * LANES;
+    let keys = scratch.keys.get(LANES * stride);
+    let limit = tile.limit(call, tile.rows - 1);
+    let q = scratch.queries.get(tile.rows.next_multiple_of(LANES) * k_dim).as_ptr();
+    let scores = scratch.scores.get(tile.rows * SCORE_STRIDE).as_mut_ptr();
+    for start in (0..n).step_by(LANES) {
+        tile.source.keys_to_rows(s, tile.head, base + start, base + n, limit, keys, stride);
+        for (first, vectors) in vector_tiles(tile.rows, S::WIDE) {
+            let (first, after) = (first * LANES, (first + vectors) * LANES);
+            if seen(after.min(tile.rows) - 1) <= start {
+                continue;
+            }
+            // SAFETY: the queries were packed for these very tiles, the buffer holds sixteen keys, and each row
+            // has scores for a whole chunk.
+            unsafe {
+                RowScores {
+                    q: q.add(first * k_dim),
+                    vectors,
+                    k_dim,
+                    keys: keys.as_ptr(),
+                    stride,
+                    scores: scores.add(first * SCORE_STRIDE + start),
+                    rows: tile.rows - first,
+                }
+                .run(s);
             }
         }
     }
@@ -346,35 +402,39 @@ fn mix_chunk<S: Simd>(
     scratch: &mut Scratch,
 ) {
     let shape = &call.shape;
-    let slices = shape.slices();
-    let row_len = slices * LANES;
-    let panels = match shape.values {
-        None => true,
-        Some(format) => format != F32 && tile.rows >= PANEL_ROWS,
+    let row_len = shape.slices() * LANES;
+    // A panel of latent values costs more than widening them in the loops, for any number of rows that fit a tile.
+    let panels = shape.keys.is_some() && tile.rows >= PANEL_ROWS;
+    let in_place = match (shape.values, tile.source.geometry()) {
+        (Some(format), Some(geometry)) if format == F32 || !panels => Some((format, geometry)),
+        _ => None,
     };
-    let run_len = if panels { panel_positions(shape.v_dim) } else { CHUNK };
+    let run_len = in_place.map_or_else(|| panel_positions(shape.v_dim), |(_, geometry)| geometry.block_len);
     let sums = scratch.part.get(tile.rows * row_len).as_mut_ptr();
     let weights = scratch.scores.get(tile.rows * SCORE_STRIDE).as_ptr();
+    let panel = scratch.values.get(run_len.max(CHUNK) * row_len);
+    let limit = tile.limit(call, tile.rows - 1);
     for start in (0..n).step_by(run_len) {
         let len = run_len.min(n - start);
-        let mut segments = [std::ptr::null::<u8>(); CHUNK / LANES];
-        let mut n_segments = 1;
-        let (mut segment_len, mut slice_bytes) = (run_len, run_len * LANES * size_of::<f32>());
-        let mut format = F32;
-        let values = scratch.values.get(run_len * row_len);
-        if panels {
-            tile.source.values_to_panel(s, tile.head, base + start, len, values, run_len);
-            segments[0] = values.as_ptr().cast();
-        } else if let (Some(geometry), Some(tiled)) = (tile.source.geometry(), shape.values) {
-            (segment_len, slice_bytes) = (geometry.block_len, geometry.v_unit_bytes);
-            format = tiled;
-            n_segments = len.div_ceil(segment_len);
-            for (index, segment) in segments[..n_segments].iter_mut().enumerate() {
-                *segment = tile.source.value_segment(tile.head, base + start + index * segment_len);
+        let (values, mut ahead, format, slice_bytes, position_bytes);
+        if let Some((stored, _)) = in_place {
+            format = stored;
+            values = tile.source.value_segment(tile.head, base + start);
+            ahead = values;
+            if shape.keys.is_some() {
+                ahead = tile.source.after_values(s, tile.head, base, n, start, limit);
             }
+            (slice_bytes, position_bytes) = tile.source.value_strides(format);
             if format == Q8 {
-                tile.source.value_scales(s, tile.head, base + start, len, values, CHUNK);
+                tile.source.value_scales(s, tile.head, base + start, len, panel, CHUNK);
             }
+        } else {
+            let range = start..start + len;
+            tile.source.values_to_panel(s, tile.head, base, n, limit, range, panel, run_len);
+            values = panel.as_ptr().cast();
+            ahead = values;
+            format = F32;
+            (slice_bytes, position_bytes) = (run_len * vector_bytes(F32), vector_bytes(F32));
         }
         for (first, rows) in register_tiles(tile.rows, S::WIDE) {
             let reach = |r: usize| seen(r).saturating_sub(start).min(len);
@@ -383,19 +443,21 @@ fn mix_chunk<S: Simd>(
                 // SAFETY: each row has its weights and its sums.
                 weights: unsafe { weights.add(first * SCORE_STRIDE + start) },
                 rows,
-                segments: &segments[..n_segments],
-                segment_len,
+                values,
+                // The first rows to pass ask for what comes next.
+                ahead: if first == 0 { ahead } else { values },
                 slice_bytes,
-                slices,
+                position_bytes,
+                slices: shape.slices(),
                 format,
-                scales: values.as_ptr(),
+                scales: panel.as_ptr(),
                 from: 0,
                 to: common,
                 // SAFETY: as above.
                 sums: unsafe { sums.add(first * row_len) },
                 resume: start > 0,
             };
-            // SAFETY: the segments hold `len` positions of all slices in the format stated.
+            // SAFETY: the segment holds `len` positions of all slices in the format stated.
             unsafe { mix.run(s) };
             // Rows further down the diagonal see a few positions more. They get them apart, since even a
             // weight of zero would let another row's NaN in.

@@ -19,8 +19,8 @@ use crate::KernelError;
 pub(crate) const LANES: usize = 16;
 /// Values that share a scale in Q8_0.
 pub(crate) const Q8_LEN: usize = 32;
-/// Scale areas are padded to a cache line.
-const LINE: usize = 64;
+/// Bytes of a cache line, to which scale areas are padded.
+pub(crate) const LINE: usize = 64;
 /// Larger than any published model has; keeps the arithmetic of a tile far from overflow.
 const DIM_MAX: usize = 1 << 16;
 

@@ -97,6 +97,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        proven!(_mm_prefetch::<_MM_HINT_T0>(at.cast()));
+    }
+
+    #[inline(always)]
     fn add(self, a: Pair, b: Pair) -> Pair {
         proven!([_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])])
     }
