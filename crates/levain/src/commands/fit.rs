@@ -20,6 +20,8 @@ use crate::printer::table;
 
 /// How long the disk is measured.
 const MEASURE_DISK: Duration = Duration::from_millis(700);
+/// Bytes read for each byte that is missing: some are guessed in vain.
+const READ_FOR_MISSING: f64 = 1.2;
 /// Contexts whose cache is told, as far as the model goes.
 const CONTEXTS: [usize; 4] = [4096, 16_384, 65_536, 131_072];
 
@@ -161,7 +163,7 @@ impl Report {
     fn decode_tokens_per_s(&self) -> Option<f64> {
         let reading = match (self.plan.expert_cache_bytes, self.disk) {
             (None, _) => 0.0,
-            (Some(_), Some(disk)) => self.missing_bytes() / (disk.gb_per_s * 1e9).max(1.0),
+            (Some(_), Some(disk)) => READ_FOR_MISSING * self.missing_bytes() / (disk.gb_per_s * 1e9).max(1.0),
             (Some(_), None) => return None,
         };
         Some(1.0 / (self.seconds_in_memory + reading))
