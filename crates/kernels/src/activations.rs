@@ -6,6 +6,7 @@
 //! so on, then the next four values of each.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use crate::lanes::{LANES, Lanes, prefetch_to_read};
 
@@ -189,10 +190,16 @@ impl Activations {
 
     /// The activations of a tile from column `k` of the weights on; fields of the other grouping point nowhere.
     pub(crate) fn tile(&self, tile: usize, k: usize) -> Tile {
-        let values = self.tiling.start(tile) * self.cols + self.tiling.width(tile) * k;
+        self.columns(self.tiling.start(tile)..self.tiling.start(tile + 1), k)
+    }
+
+    /// The same of the tile of these columns.
+    pub(crate) fn columns(&self, columns: Range<usize>, k: usize) -> Tile {
+        let values = columns.start * self.cols + columns.len() * k;
+        let groups = if self.group == 256 { values / 256 } else { values / 32 };
         Tile {
             q: self.q.as_ptr().wrapping_add(values / 4),
-            d: self.d.as_ptr().wrapping_add(values / self.group),
+            d: self.d.as_ptr().wrapping_add(groups),
             d_sum: self.d_sum.as_ptr().wrapping_add(values / 32),
             start32: self.start32.as_ptr().wrapping_add(values / 32),
             start16: self.start16.as_ptr().wrapping_add(values / 16),

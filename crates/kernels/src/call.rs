@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::activations::{Activations, Grouping, Tiling};
 use crate::kernels::{FloatRows, Kernels, PANELS_MAX, STRETCH, TILE_MAX};
-use crate::lanes::{LANES, prefetch_to_write};
+use crate::lanes::{LANES, prefetch_to_second_cache, prefetch_to_write};
 use crate::panel::{GROUP, panels};
 use crate::workspace::{Inputs, Scratch, TILE_SUMS, TILES_MAX};
 use crate::{DType, Isa, Matrix, Pool, silu};
@@ -226,11 +226,12 @@ impl<'a> Call<'a> {
             }
             return;
         }
+        let next = panels.start.map(|start| start.wrapping_add(2 * panels.layout.stride));
         for tiles in self.tiles(activations) {
             // SAFETY: as above; what is stored are the sums of the tile's columns and the panels' rows.
             unsafe {
-                self.stretches(target.w, &range, tiles, scratch, 0, Some(target), &mut |tile| {
-                    target.store(tile.sums(), 2, &range, tile.column, tile.width);
+                self.stretches(target.w, &range, tiles, scratch, 0, Some(target), next, &mut |tile| {
+                    self.store(target, tile, &range);
                 });
             }
         }
@@ -261,6 +262,7 @@ impl<'a> Call<'a> {
         scratch: &mut Scratch,
         slot: usize,
         target: Option<&Target<'_>>,
+        next: [*const u8; PANELS_MAX],
         done: &mut dyn FnMut(TileSums),
     ) {
         let (dtype, cols) = (w.dtype(), w.cols());
@@ -273,31 +275,60 @@ impl<'a> Call<'a> {
         let widest = tiling.width(tiling.tiles() - 1);
         let wide = (self.kernels.product32)(dtype, widest);
         let narrow = if widest > 1 { (self.kernels.product32)(dtype, widest - 1) } else { wide };
-        let groups = panels.layout.groups();
         for k in (0..cols).step_by(STRETCH) {
-            let from = k / GROUP;
+            let stretch = |k: usize| k / GROUP..panels.layout.groups().min((k + STRETCH) / GROUP);
             let last = k + STRETCH >= cols;
             // SAFETY: the kernels are those of this processor; the groups are there and make up one stretch.
-            unsafe { unpack(panels, from..groups.min(from + STRETCH / GROUP), unpacked) };
+            unsafe { unpack(panels, stretch(k), unpacked) };
+            // What is unpacked next is asked for bit by bit meanwhile.
+            let (packed, next) = if last { (next, 0) } else { (panels.start, k + STRETCH) };
+            let bytes = panels.layout.bytes(stretch(next));
+            let each = bytes.len().div_ceil(64 * tiles.len()) * 64;
+            let mut ahead = bytes.start;
+            let mut columns = tiling.start(tiles.start)..tiling.start(tiles.start + 1);
             for (index, tile) in tiles.clone().enumerate() {
-                let (column, width) = (tiling.start(tile), tiling.width(tile));
+                let after = columns.end..tiling.start(tile + 2);
+                let (column, width) = (columns.start, columns.len());
                 let product = if width == widest { wide } else { narrow };
                 let totals = scratch.totals(slot, index);
+                for at in (ahead..bytes.end.min(ahead + each)).step_by(64) {
+                    prefetch_to_second_cache(packed[0].wrapping_add(at));
+                    prefetch_to_second_cache(packed[1].wrapping_add(at));
+                }
+                ahead += each;
                 if tile + 1 < tiles.end {
                     // The next tile's values are elsewhere; once under way, the machine follows them by itself.
-                    activations.tile(tile + 1, k).prefetch();
+                    activations.columns(after.clone(), k).prefetch();
                 }
                 if last && let Some(target) = target {
                     target.prefetch(range, column, width);
                 }
+                let a = activations.columns(columns, k);
                 // SAFETY: the activations were made for this call, and there are sums for each tile.
-                unsafe {
-                    product(unpacked, STRETCH.min(cols - k), activations.tile(tile, k), totals, k == 0)
-                };
+                unsafe { product(unpacked, STRETCH.min(cols - k), a, totals, k == 0) };
                 if last {
                     done(TileSums { index, column, width, totals });
                 }
+                columns = after;
             }
+        }
+    }
+
+    /// Stores a tile's sums of two panels.
+    ///
+    /// # Safety
+    /// As for [`Target::store`]; the sums are there.
+    unsafe fn store(&self, target: &Target<'_>, tile: TileSums, range: &Range<usize>) {
+        let (row, rows) = (range.start * LANES, target.w.rows());
+        // SAFETY: the caller's contract; 32 rows are stored where as many are left.
+        unsafe {
+            if row + 2 * LANES > rows {
+                target.store(tile.sums(), 2, range, tile.column, tile.width);
+                return;
+            }
+            let bias = target.bias.and_then(|bias| bias[row..].first_chunk());
+            let y = target.y.add(tile.column * rows + row);
+            (self.kernels.store)(tile.sums().as_ptr(), tile.width, y, rows, bias, target.add);
         }
     }
 
@@ -329,14 +360,16 @@ impl<'a> Call<'a> {
             // Both ways of grouping have the same tiles.
             for tiles in self.tiles(self.activations(gate.w.dtype())) {
                 let ups = scratch.totals(1, 0);
+                let (first, then) = (gate.w.panels(range.clone()), up.w.panels(range.clone()));
+                let then = then.start.map(|start| start.wrapping_add(2 * then.layout.stride));
                 // SAFETY: the caller's contract; a tile's sums of the up projection lie in the second slot, at the
                 // same place.
                 unsafe {
-                    self.stretches(up.w, &range, tiles.clone(), scratch, 1, None, &mut |_| {});
-                    self.stretches(gate.w, &range, tiles, scratch, 0, Some(gate), &mut |tile| {
+                    self.stretches(up.w, &range, tiles.clone(), scratch, 1, None, first.start, &mut |_| {});
+                    self.stretches(gate.w, &range, tiles, scratch, 0, Some(gate), then, &mut |tile| {
                         let up = TileSums { totals: ups.add(tile.index * TILE_SUMS), ..tile };
                         silu::silu_mul(isa, tile.sums_mut(), up.sums());
-                        gate.store(tile.sums(), 2, &range, tile.column, tile.width);
+                        self.store(gate, tile, &range);
                     });
                 }
             }

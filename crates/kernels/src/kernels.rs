@@ -53,6 +53,8 @@ pub(crate) type Direct = unsafe fn(Panels, Tile, &mut Sums);
 pub(crate) type Unpack = unsafe fn(Panels, Range<usize>, Unpacked);
 /// Multiplies a stretch of 32 unpacked rows with a tile of activations; see `tile::product`.
 pub(crate) type Product32 = unsafe fn(Unpacked, usize, Tile, *mut f32, bool);
+/// Stores sums of 32 rows; see `tile::store`.
+pub(crate) type Store = unsafe fn(*const f32, usize, *mut f32, usize, Option<&[f32; 2 * LANES]>, bool);
 /// Multiplies panels of floats with rows of `x`.
 pub(crate) type FloatProduct = unsafe fn(Panels, FloatRows, &mut Sums);
 
@@ -70,6 +72,7 @@ pub(crate) struct Kernels {
     pub(crate) unpack: fn(DType) -> Unpack,
     /// By format and columns.
     pub(crate) product32: fn(DType, usize) -> Product32,
+    pub(crate) store: Store,
     /// By format and columns.
     pub(crate) float: fn(DType, usize) -> FloatProduct,
 }
@@ -205,6 +208,19 @@ macro_rules! kernels_for {
             }
 
             $(#[target_feature(enable = $features)])?
+            unsafe fn store(
+                sums: *const f32,
+                width: usize,
+                y: *mut f32,
+                rows: usize,
+                bias: Option<&[f32; 2 * LANES]>,
+                add: bool,
+            ) {
+                // SAFETY: as above.
+                unsafe { tile::store::<$lanes>(sums, width, y, rows, bias, add) }
+            }
+
+            $(#[target_feature(enable = $features)])?
             unsafe fn float<V: floats::Values, const P: usize, const N: usize>(w: Panels, x: FloatRows, sums: &mut Sums) {
                 // SAFETY: as above.
                 unsafe { floats::product::<$lanes, V, P, N>(w, x, sums) }
@@ -253,6 +269,7 @@ macro_rules! kernels_for {
                 direct: choose_direct,
                 unpack: choose_unpack,
                 product32: choose_product32,
+                store,
                 float: choose_float,
             };
         }

@@ -195,6 +195,18 @@ pub(crate) fn prefetch_to_read(from: *const u8) {
     let _ = from;
 }
 
+/// Asks for a cache line that is going to be read a while later, at any address.
+pub(crate) fn prefetch_to_second_cache(from: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch has no effect on memory and does not fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = from;
+}
+
 /// Asks for a cache line that is going to be written, at any address.
 pub(crate) fn prefetch_to_write(to: *const f32) {
     #[cfg(target_arch = "x86_64")]

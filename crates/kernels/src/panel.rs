@@ -23,6 +23,8 @@ mod row;
 pub(crate) use pack::{pack_floats, pack_quants};
 pub(crate) use row::read_block;
 
+use std::ops::Range;
+
 use crate::DType;
 use crate::lanes::LANES;
 
@@ -131,6 +133,12 @@ impl Layout {
         let heads_at = index * self.group_bytes;
         let quants_at = heads_at + (count * self.head_bytes).next_multiple_of(self.alignment);
         Group { first, count, heads_at, quants_at }
+    }
+
+    /// Where some groups lie in a panel.
+    pub(crate) fn bytes(&self, groups: Range<usize>) -> Range<usize> {
+        let end = if groups.end < self.groups() { groups.end * self.group_bytes } else { self.stride };
+        groups.start * self.group_bytes..end
     }
 
     /// Bytes from the start of a panel to the head and to the quants of a block of `chunks` chunks.

@@ -67,16 +67,21 @@ pub(crate) struct Scratch {
     /// `[2][TILES_MAX][TILE_MAX][32]`.
     totals: Vec<Line>,
     w: Vec<Line>,
-    scales: Vec<f32>,
-    d: Vec<f32>,
-    dmin: Vec<f32>,
-    minima: Vec<i32>,
+    scales: Vec<Line>,
+    d: Vec<Line>,
+    dmin: Vec<Line>,
+    minima: Vec<Line>,
 }
 
 /// A cache line, for alignment.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
 struct Line(#[expect(dead_code, reason = "kernels write to it through pointers")] [u8; 64]);
+
+/// Zeroed lines for so many bytes.
+fn lines(bytes: usize) -> Vec<Line> {
+    vec![Line([0; 64]); bytes.div_ceil(64)]
+}
 
 impl Workspace {
     /// Scratch for inputs of up to `max_rows` rows of `max_cols` values; larger calls make it grow.
@@ -104,12 +109,12 @@ impl Scratch {
     fn new() -> Self {
         Self {
             sums: Box::new([[0.0; PANELS_MAX * LANES]; TILE_MAX]),
-            totals: vec![Line([0; 64]); 2 * TILES_MAX * TILE_SUMS / 16],
-            w: vec![Line([0; 64]); UNPACKED.w / 64],
-            scales: vec![0.0; UNPACKED.scales],
-            d: vec![0.0; UNPACKED.d],
-            dmin: vec![0.0; UNPACKED.dmin],
-            minima: vec![0; UNPACKED.minima],
+            totals: lines(2 * TILES_MAX * TILE_SUMS * 4),
+            w: lines(UNPACKED.w),
+            scales: lines(UNPACKED.scales * 4),
+            d: lines(UNPACKED.d * 4),
+            dmin: lines(UNPACKED.dmin * 4),
+            minima: lines(UNPACKED.minima * 4),
         }
     }
 
@@ -121,10 +126,10 @@ impl Scratch {
     pub(crate) fn unpacked(&mut self) -> Unpacked {
         Unpacked {
             w: self.w.as_mut_ptr().cast(),
-            scales: self.scales.as_mut_ptr(),
-            d: self.d.as_mut_ptr(),
-            dmin: self.dmin.as_mut_ptr(),
-            minima: self.minima.as_mut_ptr(),
+            scales: self.scales.as_mut_ptr().cast(),
+            d: self.d.as_mut_ptr().cast(),
+            dmin: self.dmin.as_mut_ptr().cast(),
+            minima: self.minima.as_mut_ptr().cast(),
         }
     }
 }

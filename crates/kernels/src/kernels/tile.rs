@@ -161,6 +161,38 @@ pub(super) unsafe fn product<
     }
 }
 
+/// Stores `sums`, `[width][32]`, with the bias or added to what is there, to 32 rows of `width` columns that are `rows`
+/// values apart.
+///
+/// # Safety
+/// The processor has `S`'s instructions; the sums and the rows of `y` are there, and nobody else uses them meanwhile.
+#[inline(always)]
+pub(super) unsafe fn store<S: Lanes>(
+    sums: *const f32,
+    width: usize,
+    y: *mut f32,
+    rows: usize,
+    bias: Option<&[f32; 2 * LANES]>,
+    add: bool,
+) {
+    for c in 0..width {
+        for half in 0..2 {
+            // SAFETY: the caller's contract.
+            unsafe {
+                let to = y.add(c * rows + half * LANES);
+                let mut sum = S::load_f(sums.add((2 * c + half) * LANES));
+                if let Some(bias) = bias {
+                    sum = S::add(sum, S::load_f(bias.as_ptr().add(half * LANES)));
+                }
+                if add {
+                    sum = S::add(S::load_f(to), sum);
+                }
+                S::store_f(to, sum);
+            }
+        }
+    }
+}
+
 /// `STEPS` times four columns of weights for two vectors of rows and `N` columns of activations.
 #[inline(always)]
 unsafe fn dots<S: Lanes, const MIN: bool, const N: usize, const STEPS: usize>(
