@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use levain_engine::{Engine, EngineConfig, EngineError, Request, SamplingParams, Speculation};
-use levain_kernels::DType;
-use levain_weights::{Checkpoint, convert_to_gguf};
+use levain_kernels::{DType, dequantize_row};
+use levain_weights::{Checkpoint, SafetensorsWriter, TensorData, convert_to_gguf};
+use tempfile::TempDir;
 
-use crate::common::{all_free, engine, eventually, fixture, run, start, text};
+use crate::common::{TokenBits, all_free, engine, eventually, fixture, run, start, text};
 
 fn config(speculation: Speculation, draft_tokens: Option<usize>) -> EngineConfig {
     EngineConfig { speculation, draft_tokens, threads: 2, ..EngineConfig::default() }
@@ -192,6 +193,81 @@ fn whatever_a_model_drafts_answers_are_those_of_plain_decoding() {
     }
     // Whether one has to go depends on when each request arrives.
     assert!(preemptions > 0);
+}
+
+/// A copy of a checkpoint of F32 tensors, in which `share` of each value is noise of about its tensor's spread.
+fn with_other_weights(folder: &Path, share: f32) -> TempDir {
+    let checkpoint = Checkpoint::open(folder).unwrap();
+    let mut writer = SafetensorsWriter::new();
+    let mut random = 7_u32;
+    for entry in checkpoint.entries() {
+        let tensor = checkpoint.tensor(entry.name).unwrap();
+        let mut values = vec![0.0; entry.shape.iter().product()];
+        dequantize_row(tensor.dtype, tensor.bytes, &mut values).unwrap();
+        let count = values.len() as f32;
+        let mean = values.iter().sum::<f32>() / count;
+        let spread = (values.iter().map(|value| (value - mean).powi(2)).sum::<f32>() / count).sqrt();
+        for value in &mut values {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            // Evenly spread over so much has this standard deviation.
+            let noise = mean + ((random >> 8) as f32 / (1 << 23) as f32 - 1.0) * 3_f32.sqrt() * spread;
+            *value += share * (noise - *value);
+        }
+        writer.tensor(entry.name, DType::F32, entry.shape, TensorData::from_floats(values));
+    }
+    let out = tempfile::tempdir().unwrap();
+    std::fs::copy(folder.join("config.json"), out.path().join("config.json")).unwrap();
+    writer.write(&out.path().join("model.safetensors")).unwrap();
+    out
+}
+
+/// Twenty answers of 256 tokens, greedy and sampled ones, several at a time.
+fn twenty_answers(engine: &Engine) -> Vec<Vec<TokenBits>> {
+    let ask = |i: u32| {
+        move |request: &mut Request| {
+            request.sampling = SamplingParams { seed: Some(i.into()), ..wishes()[i as usize % 3].clone() };
+            request.max_tokens = Some(256);
+            request.ignore_eos = true;
+        }
+    };
+    let prompt = |i: u32| -> Vec<u32> {
+        let text = text(i, 12 + 3 * i as usize);
+        text.iter().map(|token| 3 + token % 290).collect()
+    };
+    let running: Vec<_> = (0..20).map(|i| start(engine, &prompt(i), ask(i))).collect();
+    running.into_iter().map(|answer| answer.wait().answers[0].bits()).collect()
+}
+
+/// Drafts of all sources, with weights that are nearly the model's and with others: some, few and none are right.
+#[test]
+fn long_answers_of_each_architecture_are_those_of_plain_decoding() {
+    for name in
+        ["llama-3.1", "qwen2.5", "llama-odd", "deepseek-v2-tiny", "deepseek-v3-tiny", "deepseek-v3-mtp"]
+    {
+        let folder = fixture(name);
+        let expected = twenty_answers(&engine(&folder, config(Speculation::Off, None)));
+        assert!(expected.iter().all(|answer| answer.len() == 256), "{name}");
+        let check = |drafting: &Engine, what: &str, share: std::ops::Range<f64>| {
+            assert!(twenty_answers(drafting) == expected, "{name}: {what}");
+            let stats = drafting.stats();
+            assert!(stats.drafted_tokens > 0, "{name}: {what}");
+            let accepted = stats.accepted_tokens as f64 / stats.drafted_tokens as f64;
+            assert!(share.contains(&accepted), "{name}: {what}: {accepted}");
+        };
+        for draft_tokens in [Some(5), None] {
+            let mut sources = vec![Speculation::PromptLookup];
+            sources.extend((name == "deepseek-v3-mtp").then_some(Speculation::MultiTokenPrediction));
+            for speculation in sources {
+                let drafting = engine(&folder, config(speculation, draft_tokens));
+                check(&drafting, &format!("{speculation:?}, {draft_tokens:?}"), 0.0..1.0);
+            }
+        }
+        for (share, accepted) in [(0.02, 0.1..1.0), (1.0, 0.0..0.1)] {
+            let draft = with_other_weights(&folder, share);
+            let drafting = with_draft(&folder, draft.path(), config(Speculation::DraftModel, Some(3)));
+            check(&drafting, &format!("{share} of noise"), accepted);
+        }
+    }
 }
 
 /// Text that is longer than a window, and more sequences than places for windows.
