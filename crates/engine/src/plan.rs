@@ -31,6 +31,8 @@ pub struct WeightSizes {
     pub expert_bytes: u64,
     /// The layer for multi-token prediction, where the plan is to use it.
     pub mtp_bytes: u64,
+    /// Of these, its routed experts.
+    pub mtp_expert_bytes: u64,
     /// A draft model with its cache and buffers, see [`WeightSizes::with_draft`].
     pub draft_bytes: u64,
     /// Whether every tensor is F32, or FP8 with scales in F32: what is computed with them is computed in F32, and
@@ -54,6 +56,9 @@ impl WeightSizes {
                     tensor.name.contains(".embed_tokens.") || tensor.name.contains(".shared_head.head.");
                 if layer == Some(config.num_hidden_layers) && !copy {
                     sizes.mtp_bytes = sizes.mtp_bytes.saturating_add(bytes);
+                    if tensor.name.contains(".mlp.experts.") {
+                        sizes.mtp_expert_bytes = sizes.mtp_expert_bytes.saturating_add(bytes);
+                    }
                 }
                 continue;
             }
@@ -71,7 +76,7 @@ impl WeightSizes {
     pub fn with_draft(self, draft: &Checkpoint, engine: &EngineConfig) -> Result<Self, EngineError> {
         engine.validate()?;
         let config = draft.config()?;
-        let weights = Self { mtp_bytes: 0, ..Self::of(draft, &config) };
+        let weights = Self::of(draft, &config).without_mtp();
         let layout = draft_window_layout(draft, &config, engine);
         let windows = Windows::bytes(engine.max_num_seqs, &layout)?;
         let draft_bytes = weights.total().saturating_add(windows);
@@ -84,8 +89,18 @@ impl WeightSizes {
     }
 
     /// What drafting takes.
-    fn drafting(&self) -> u64 {
+    pub fn drafting(&self) -> u64 {
         self.mtp_bytes.saturating_add(self.draft_bytes)
+    }
+
+    /// The routed experts of all layers.
+    fn routed(&self) -> u64 {
+        self.expert_bytes.saturating_add(self.mtp_expert_bytes)
+    }
+
+    /// Without the layer for multi-token prediction.
+    fn without_mtp(self) -> Self {
+        Self { mtp_bytes: 0, mtp_expert_bytes: 0, ..self }
     }
 }
 
@@ -148,8 +163,8 @@ impl MemoryPlan {
 
     /// Bytes of weights in memory at a time.
     pub fn resident_weights(&self) -> u64 {
-        let experts = self.expert_cache_bytes.unwrap_or(self.weights.expert_bytes);
-        self.weights.trunk_bytes.saturating_add(experts).saturating_add(self.weights.drafting())
+        let experts = self.expert_cache_bytes.unwrap_or(self.weights.routed());
+        self.weights.total().saturating_sub(self.weights.routed()).saturating_add(experts)
     }
 
     /// Blocks of the KV cache.
@@ -169,14 +184,15 @@ impl fmt::Display for MemoryPlan {
                 None => line("experts", self.weights.expert_bytes, "")?,
                 Some(bytes) => {
                     let note =
-                        format!("   of {}, the others are read as needed", Size(self.weights.expert_bytes));
+                        format!("   of {}, the others are read as needed", Size(self.weights.routed()));
                     line("experts", bytes, &note)?;
                     line("reading", self.read_buffer_bytes, "")?;
                 }
             }
         }
         if self.weights.drafting() > 0 {
-            line("drafting", self.weights.drafting(), "")?;
+            let among_experts = self.expert_cache_bytes.map_or(0, |_| self.weights.mtp_expert_bytes);
+            line("drafting", self.weights.drafting().saturating_sub(among_experts), "")?;
         }
         let tokens = format!(
             "   {} tokens of {:?}, {} a context",
@@ -234,7 +250,7 @@ pub fn plan_for(
     engine.validate()?;
     let weights = match loads_mtp(config, engine) {
         true => weights,
-        false => WeightSizes { mtp_bytes: 0, ..weights },
+        false => weights.without_mtp(),
     };
     let free = free_bytes.into_iter().chain(engine.memory_limit).min();
     let layout = kv_layout(config, engine, weights.all_f32);
@@ -262,11 +278,13 @@ pub fn plan_for(
     let streaming = Streaming::new(config, &weights).filter(|_| all.saturating_add(shortest) > usable);
     let fixed = match &streaming {
         None => all,
-        Some(s) => (weights.trunk_bytes.saturating_add(weights.drafting()))
-            .saturating_add(scratch)
-            .saturating_add(s.least_bytes),
+        Some(s) => {
+            let kept = weights.total().saturating_sub(weights.routed());
+            kept.saturating_add(scratch).saturating_add(s.least_bytes)
+        }
     };
-    let usable = if streaming.is_some() { usable.saturating_sub(STREAMING_MARGIN) } else { usable };
+    let margin = if streaming.is_some() { STREAMING_MARGIN } else { 0 };
+    let usable = usable.saturating_sub(margin);
     // The block table may not name more blocks than an index holds.
     let blocks_max = (u32::MAX / BLOCK_LEN as u32) as u64;
     let blocks_that_fit = (usable.saturating_sub(fixed) / block_bytes.max(1)).min(blocks_max) as usize;
@@ -287,7 +305,7 @@ pub fn plan_for(
     let kv_bytes = block_bytes.saturating_mul(n_blocks as u64);
     let left = usable.saturating_sub(fixed.saturating_add(kv_bytes));
     let expert_cache_bytes =
-        streaming.map(|s| left.saturating_add(s.least_cache_bytes).min(weights.expert_bytes));
+        streaming.map(|s| left.saturating_add(s.least_cache_bytes).min(weights.routed()));
     let read_buffer_bytes = streaming.map_or(0, |s| s.buffer_bytes);
     let plan = MemoryPlan {
         weights,
@@ -303,7 +321,10 @@ pub fn plan_for(
     };
     match free {
         Some(free) if fixed.saturating_add(kv_bytes) > usable => Err(EngineError::OutOfMemory {
-            needed: plan.total().saturating_add(free / MARGIN_DIVISOR),
+            // With so much free it fits.
+            needed: (fixed.saturating_add(kv_bytes).saturating_add(margin) / (MARGIN_DIVISOR - 1))
+                .saturating_add(1)
+                .saturating_mul(MARGIN_DIVISOR),
             weights: plan.resident_weights(),
             cache: kv_bytes,
             scratch,

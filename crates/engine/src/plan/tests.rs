@@ -129,3 +129,41 @@ fn the_expanded_form_is_paid_for_where_it_is_asked_for() {
     );
     assert!(matches!(error, Err(EngineError::Setting { name: "expanded_prompt_window", .. })));
 }
+
+/// The layer for multi-token prediction has experts too, and they are read from the disk like the others.
+#[test]
+fn what_is_needed_at_least_is_enough_with_experts_from_the_disk() {
+    let mut shape = config("deepseek-v3-mtp");
+    if let Some(moe) = &mut shape.moe {
+        moe.n_routed_experts = 256;
+    }
+    let weights = WeightSizes {
+        trunk_bytes: GIB,
+        expert_bytes: 30 * GIB,
+        mtp_bytes: 11 * GIB,
+        mtp_expert_bytes: 10 * GIB,
+        ..WeightSizes::default()
+    };
+    for (speculation, kept) in [(Speculation::Off, GIB), (Speculation::MultiTokenPrediction, 2 * GIB)] {
+        let engine = EngineConfig { speculation, ..EngineConfig::default() };
+        let resident = plan_for(&shape, weights, &engine, None).unwrap();
+        let drafting = if speculation == Speculation::Off { 0 } else { 11 * GIB };
+        assert_eq!(resident.resident_weights(), 31 * GIB + drafting);
+        let limited = |limit| {
+            let engine = EngineConfig { memory_limit: Some(limit), ..engine.clone() };
+            plan_for(&shape, weights, &engine, Some(64 * GIB))
+        };
+        let plan = limited(16 * GIB).unwrap();
+        assert!(plan.total() <= 16 * GIB && plan.total() > 15 * GIB, "{plan}");
+        assert_eq!(plan.resident_weights(), kept + plan.expert_cache_bytes.unwrap());
+        let Err(EngineError::OutOfMemory { needed, free, .. }) = limited(GIB) else { panic!("it fits") };
+        assert!(free == GIB && needed > kept, "{needed}");
+        assert!(limited(needed).is_ok() && limited(needed - needed / 32).is_err());
+    }
+    let found = WeightSizes::of(
+        &Checkpoint::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/deepseek-v3-mtp"))
+            .unwrap(),
+        &shape,
+    );
+    assert!(found.mtp_expert_bytes > 0 && found.mtp_bytes > found.mtp_expert_bytes, "{found:?}");
+}
