@@ -117,6 +117,11 @@ pub trait Constraint: Send {
     fn accept(&mut self, token: u32) -> Result<(), String>;
     /// Whether the answer may end here.
     fn may_stop(&mut self) -> bool;
+    /// Whether the answer ends, now that a stop token was chosen where one was allowed. `false` where something has to
+    /// come first: the constraint then allows no end, and another token is chosen in its place.
+    fn ends(&mut self) -> bool {
+        true
+    }
 }
 
 /// A handle through which tokens are forced into an answer, for instance to close a reasoning part whose budget is spent.

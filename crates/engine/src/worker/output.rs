@@ -1,6 +1,6 @@
 //! What becomes of a step's rows: tokens, log-probabilities, embeddings.
 
-use super::{Batch, Worker};
+use super::{Batch, Sampling, Worker};
 use crate::error::EngineError;
 use crate::job::{Job, guarded};
 use crate::plan::BLOCK_LEN;
@@ -136,7 +136,7 @@ impl Worker {
         sharing.clear();
         sharing.push(id);
         self.fork(id, sharing);
-        let keep = sharing.len() > 1 || self.wants_logprobs(id);
+        let keep = sharing.len() > 1 || self.looks_twice(id);
         if keep {
             self.sampling.raw.copy_from_slice(row);
         }
@@ -173,9 +173,10 @@ impl Worker {
         self.sample(output, row, sharing);
     }
 
-    fn wants_logprobs(&self, id: SequenceId) -> bool {
+    /// Whether the logits are needed again after a token was chosen: for log-probabilities, or to choose another.
+    fn looks_twice(&self, id: SequenceId) -> bool {
         let job = self.scheduler.get(id).and_then(|sequence| self.jobs.get(sequence.job)?.as_ref());
-        job.is_some_and(|job| job.wish.logprobs.is_some())
+        job.is_some_and(|job| job.wish.logprobs.is_some() || !job.constraints.is_empty())
     }
 
     /// Lets held answers join the first one, whose prompt is computed, and adds those that can run to `sharing`.
@@ -211,33 +212,24 @@ impl Worker {
         job.flush_scores();
         let sampling = &mut self.sampling;
         let forced = job.injector.pop(sequence.answer).filter(|&token| (token as usize) < row.len());
-        let token = if let Some(token) = forced {
-            token
-        } else {
-            let mut mask = None;
-            if let Some(constraint) = job.constraints.get_mut(sequence.answer as usize) {
-                sampling.mask.forbid_all();
-                let may_stop = guarded(|| {
-                    constraint.allowed(&mut sampling.mask)?;
-                    Ok(constraint.may_stop())
-                });
-                let may_stop = may_stop.map_err(FinishReason::Error)?;
-                for &stop in &job.wish.stop_token_ids {
-                    if may_stop { sampling.mask.allow(stop) } else { sampling.mask.forbid(stop) }
+        let token = match forced {
+            Some(token) => token,
+            None => {
+                let token = draw(job, sequence, sampling, row)?;
+                let goes_on = job.wish.stop_token_ids.contains(&token)
+                    && match job.constraints.get_mut(sequence.answer as usize) {
+                        Some(constraint) => {
+                            !guarded(|| Ok(constraint.ends())).map_err(FinishReason::Error)?
+                        }
+                        None => false,
+                    };
+                if goes_on {
+                    row.copy_from_slice(&sampling.raw);
+                    draw(job, sequence, sampling, row)?
+                } else {
+                    token
                 }
-                if may_stop && sampling.mask.count() == 0 {
-                    return Err(FinishReason::Stop(None));
-                }
-                mask = Some(&sampling.mask);
             }
-            let history = History { prompt: sequence.prompt(), generated: sequence.generated() };
-            let wish = &job.wish;
-            let chosen =
-                sampling.sampler.sample(&wish.sampling, wish.seed, sequence.answer, history, mask, row);
-            chosen.ok_or_else(|| {
-                let reason = "no token is allowed here".to_owned();
-                FinishReason::Error(EngineError::Constraint { reason })
-            })?
         };
         let mut choice = Choice { token, logprob: None, top: Vec::new() };
         if let Some(top) = job.wish.logprobs {
@@ -311,6 +303,38 @@ impl Worker {
             }
         }
     }
+}
+
+/// Draws a token from `row`, which it changes, as far as the answer's constraint allows, or says why the answer ends.
+fn draw(
+    job: &mut Job,
+    sequence: &Sequence,
+    sampling: &mut Sampling,
+    row: &mut [f32],
+) -> Result<u32, FinishReason> {
+    let mut mask = None;
+    if let Some(constraint) = job.constraints.get_mut(sequence.answer as usize) {
+        sampling.mask.forbid_all();
+        let may_stop = guarded(|| {
+            constraint.allowed(&mut sampling.mask)?;
+            Ok(constraint.may_stop())
+        });
+        let may_stop = may_stop.map_err(FinishReason::Error)?;
+        for &stop in &job.wish.stop_token_ids {
+            if may_stop { sampling.mask.allow(stop) } else { sampling.mask.forbid(stop) }
+        }
+        if may_stop && sampling.mask.count() == 0 {
+            return Err(FinishReason::Stop(None));
+        }
+        mask = Some(&sampling.mask);
+    }
+    let history = History { prompt: sequence.prompt(), generated: sequence.generated() };
+    let wish = &job.wish;
+    let chosen = sampling.sampler.sample(&wish.sampling, wish.seed, sequence.answer, history, mask, row);
+    chosen.ok_or_else(|| {
+        let reason = "no token is allowed here".to_owned();
+        FinishReason::Error(EngineError::Constraint { reason })
+    })
 }
 
 /// A prompt of one token has a first token and nothing that predicts another.

@@ -169,6 +169,55 @@ fn constraints_decide_what_comes_and_when_it_ends() {
     }
 }
 
+/// Allows nothing but the end; when that is chosen, a word first.
+struct LastWord {
+    word: u32,
+    asked: bool,
+    said: bool,
+}
+
+impl Constraint for LastWord {
+    fn allowed(&mut self, mask: &mut TokenMask) -> Result<(), String> {
+        if self.asked && !self.said {
+            mask.allow(self.word);
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, token: u32) -> Result<(), String> {
+        self.said = token == self.word;
+        Ok(())
+    }
+
+    fn may_stop(&mut self) -> bool {
+        !self.asked || self.said
+    }
+
+    fn ends(&mut self) -> bool {
+        std::mem::replace(&mut self.asked, true)
+    }
+}
+
+#[test]
+fn an_end_may_be_put_off() {
+    let engine = llama();
+    for (temperature, n) in [(0.0, 1), (1.0, 1), (1.0, 3)] {
+        let outcome = run(&engine, &text(1, 10), |request| {
+            request.sampling = SamplingParams { temperature, seed: Some(1), ..SamplingParams::default() };
+            request.stop_token_ids = vec![2];
+            request.n = n;
+            request.logprobs = None;
+            request.constraints = (0..n)
+                .map(|i| Box::new(LastWord { word: 7 + i, asked: false, said: false }) as Box<dyn Constraint>)
+                .collect();
+        });
+        for (answer, word) in outcome.answers.iter().zip(7..) {
+            assert_eq!(answer.tokens, [word]);
+            assert!(matches!(answer.reason, Some(FinishReason::Stop(Some(2)))), "{:?}", answer.reason);
+        }
+    }
+}
+
 /// Fails in one of several ways at its second token.
 struct Faulty(u32, u32);
 
