@@ -226,6 +226,10 @@ impl Constraint for Stoppable {
     fn may_stop(&mut self) -> bool {
         self.stopped.load(Ordering::Relaxed) || self.inner.as_mut().is_none_or(Constraint::may_stop)
     }
+
+    fn ends(&mut self) -> bool {
+        self.stopped.load(Ordering::Relaxed) || self.inner.as_mut().is_none_or(Constraint::ends)
+    }
 }
 
 /// What the engine tells its events to.

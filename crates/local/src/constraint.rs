@@ -32,7 +32,8 @@ pub(crate) enum Body {
 pub(crate) struct Thinking {
     pub(crate) tags: ThinkTags,
     pub(crate) prompt: PromptState,
-    /// Thinking tokens; then the closing tokens are forced.
+    /// Thinking tokens; then the closing tokens are forced, and an answer has to follow. So it has to where a model
+    /// with a budget ends in the middle of thinking.
     pub(crate) budget: Option<u32>,
     /// The tokens of the closing tag with a newline before it and a blank line behind it.
     pub(crate) closing: Arc<[u32]>,
@@ -52,6 +53,8 @@ struct ThinkPhase {
     budget: Option<u32>,
     spent: u32,
     closing: Arc<[u32]>,
+    /// Whether the model would have ended while thinking.
+    broken_off: bool,
     /// Closing tokens forced so far.
     closed: usize,
     /// Waits for the closing tag.
@@ -85,6 +88,7 @@ impl AnswerConstraint {
             budget: thinking.budget,
             spent: 0,
             closing: thinking.closing,
+            broken_off: false,
             closed: 0,
             gate: Gate::end_of_thinking(&thinking.tags.close),
             tags: thinking.tags,
@@ -185,6 +189,7 @@ impl AnswerConstraint {
         let table = Arc::clone(&self.table);
         let bytes = table.bytes(token);
         let (was_thinking, was_gap) = (phase.splitter.is_thinking(), phase.splitter.is_answering());
+        let forced = phase.forced().is_some();
         phase.push(bytes);
         if phase.splitter.is_thinking() {
             if !was_thinking {
@@ -198,7 +203,7 @@ impl AnswerConstraint {
         }
         if was_gap {
             let blank = !bytes.is_empty() && bytes.iter().all(|&byte| byte == b'\n');
-            if blank && !self.body_takes(token) {
+            if blank && (forced || !self.body_takes(token)) {
                 phase.gap += 1;
                 return Ok(true);
             }
@@ -218,11 +223,13 @@ impl AnswerConstraint {
 impl Constraint for AnswerConstraint {
     fn allowed(&mut self, mask: &mut TokenMask) -> Result<(), String> {
         let Some(phase) = &self.thinking else { return self.allow_body(mask) };
+        if let Some(token) = phase.forced() {
+            mask.allow(token);
+            return Ok(());
+        }
         if phase.splitter.is_thinking() {
             if phase.is_spent() {
-                let token = phase.closing.get(phase.closed).ok_or("thinking can't be closed")?;
-                mask.allow(*token);
-                return Ok(());
+                return Err("thinking can't be closed".to_owned());
             }
             mask.allow_all();
             if !matches!(self.body, Body::Free) {
@@ -232,7 +239,11 @@ impl Constraint for AnswerConstraint {
         }
         let gap = phase.splitter.is_answering() && phase.gap < GAP_TOKENS_MAX;
         let opening = (!phase.splitter.is_answering()).then(|| phase.opening_tokens(&self.table));
+        let owes_answer = phase.closed > 0 && !self.is_guided();
         self.allow_body(mask)?;
+        if owes_answer {
+            forbid(mask, self.table.newlines());
+        }
         if self.is_guided() {
             if gap {
                 let short = |token: &&u32| self.table.bytes(**token).len() <= 2;
@@ -253,19 +264,32 @@ impl Constraint for AnswerConstraint {
 
     fn may_stop(&mut self) -> bool {
         match &self.thinking {
-            Some(phase) if phase.splitter.is_thinking() => !self.is_guided() && !phase.is_spent(),
+            Some(phase) if phase.forced().is_some() => false,
+            Some(phase) if phase.splitter.is_thinking() => {
+                (phase.budget.is_some() || !self.is_guided()) && !phase.is_spent()
+            }
+            // Thinking was cut, so that an answer would come.
+            Some(phase) if phase.closed > 0 && !self.is_guided() => false,
             _ => self.body_may_stop(),
+        }
+    }
+
+    fn ends(&mut self) -> bool {
+        match &mut self.thinking {
+            Some(phase) if phase.splitter.is_thinking() && phase.budget.is_some() => {
+                phase.broken_off = true;
+                false
+            }
+            _ => true,
         }
     }
 }
 
 impl ThinkPhase {
     fn push(&mut self, bytes: &[u8]) {
+        self.closed += usize::from(self.forced().is_some());
         if self.splitter.is_thinking() {
             self.gate.push(bytes);
-            if self.is_spent() {
-                self.closed += 1;
-            }
         }
         // Tags are whole characters, so that halves of others can't hide one.
         self.splitter.push(&String::from_utf8_lossy(bytes), &mut Vec::new());
@@ -278,9 +302,16 @@ impl ThinkPhase {
         }
     }
 
+    /// The closing token that has to come next, if one has to. The blank line behind the tag is one of them.
+    fn forced(&self) -> Option<u32> {
+        let begun = self.splitter.is_thinking() || self.closed > 0;
+        self.closing.get(self.closed).copied().filter(|_| begun && self.is_spent())
+    }
+
     fn is_spent(&self) -> bool {
         let Some(budget) = self.budget else { return false };
         self.closed > 0
+            || self.broken_off
             || self.spent >= budget.saturating_add(BUDGET_GRACE_TOKENS)
             || (self.spent >= budget && self.partial.is_empty())
     }

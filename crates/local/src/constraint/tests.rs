@@ -218,6 +218,52 @@ fn a_budget_closes_thinking() {
     assert!(mask.count() == 1 && mask.is_allowed(u32::from(b'\n')));
 }
 
+/// The one token that may come.
+fn only(table: &TokenTable, constraint: &mut AnswerConstraint) -> Vec<u8> {
+    let mut mask = TokenMask::new(table.len());
+    constraint.allowed(&mut mask).unwrap();
+    assert!(mask.count() == 1 && !constraint.may_stop());
+    let token = (0..table.len() as u32).find(|&id| mask.is_allowed(id)).unwrap();
+    constraint.accept(token).unwrap();
+    table.bytes(token).to_vec()
+}
+
+#[test]
+fn an_answer_follows_thinking_that_was_cut_or_broke_off() {
+    let (table, _) = vocabulary();
+    let hello = (0..table.len() as u32).find(|&id| table.bytes(id) == b"hello").unwrap();
+    let digits = Body::Guided(format(&ResponseFormat::Regex("[0-9]{3}".into())));
+    for (budget, body) in [(1, Body::Free), (50, Body::Free), (50, digits)] {
+        let guided = matches!(body, Body::Guided(_));
+        let thinking = Some(thinking(PromptState::Open, Some(budget)));
+        let mut constraint = AnswerConstraint::new(&table, thinking, body).unwrap();
+        constraint.accept(hello).unwrap();
+        if budget > 1 {
+            // The model chooses to end here.
+            let mut mask = TokenMask::new(table.len());
+            constraint.allowed(&mut mask).unwrap();
+            assert!(mask.count() > 1 && constraint.may_stop() && !constraint.ends());
+        }
+        let closing: Vec<u8> = (0..3).flat_map(|_| only(&table, &mut constraint)).collect();
+        assert_eq!(closing, b"\n</think>\n\n");
+        assert!(!constraint.may_stop());
+        let mut mask = TokenMask::new(table.len());
+        constraint.allowed(&mut mask).unwrap();
+        let is_allowed = |byte: u8| mask.is_allowed(u32::from(byte));
+        assert!(is_allowed(b'1') && is_allowed(b'a') != guided && (guided || !is_allowed(b'\n')));
+        for byte in *b"123" {
+            constraint.accept(u32::from(byte)).unwrap();
+        }
+        assert!(constraint.may_stop() && constraint.ends());
+    }
+    // Without a budget nothing is cut, and a model that ends has ended.
+    let body = Body::Guided(format(&ResponseFormat::Regex("[0-9]".into())));
+    let mut constraint =
+        AnswerConstraint::new(&table, Some(thinking(PromptState::Open, None)), body).unwrap();
+    constraint.accept(hello).unwrap();
+    assert!(!constraint.may_stop() && constraint.ends());
+}
+
 #[test]
 fn without_work_there_is_no_constraint() {
     let (table, _) = vocabulary();
