@@ -113,26 +113,36 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 }
 
 fn check_parity(folder: &Path) {
-    check_parity_expanded(folder, 0);
+    check_parity_of(folder, folder, 0);
 }
 
 /// The same with the first positions in the expanded form of latent attention.
 fn check_parity_expanded(folder: &Path, expanded_end: usize) {
-    let config = EngineConfig { threads: 2, expanded_prompt_window: 32, ..EngineConfig::default() };
-    let mut run = Run::new(folder, &config);
+    check_parity_of(folder, folder, expanded_end);
+}
+
+/// The model at `path` against the reference in `folder`.
+fn check_parity_of(path: &Path, folder: &Path, expanded_end: usize) {
+    let config = EngineConfig {
+        threads: 2,
+        kv_dtype: crate::KvCacheType::F32,
+        expanded_prompt_window: 32,
+        ..EngineConfig::default()
+    };
+    let mut run = Run::new(path, &config);
     run.expanded_end = expanded_end;
     let (prompt, greedy) = (ids(folder, "prompt"), ids(folder, "greedy"));
     let (logits, vocab) = expected(folder, "logits");
     let (greedy_logits, _) = expected(folder, "greedy_logits");
     let whole = run.step(&prompt, 0);
     let difference = largest_difference(&whole, &logits);
-    assert!(difference < TOLERANCE, "{}: prompt differs by {difference}", folder.display());
+    assert!(difference < TOLERANCE, "{}: prompt differs by {difference}", path.display());
     let mut last = whole[(prompt.len() - 1) * vocab..].to_vec();
     for (index, &token) in greedy.iter().enumerate() {
         let difference = largest_difference(&last, &greedy_logits[index * vocab..(index + 1) * vocab]);
-        assert!(difference < TOLERANCE, "{}: answer token {index} differs by {difference}", folder.display());
+        assert!(difference < TOLERANCE, "{}: answer token {index} differs by {difference}", path.display());
         let best = (0..vocab).rev().max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap();
-        assert_eq!(best as u32, token, "{}: answer token {index}", folder.display());
+        assert_eq!(best as u32, token, "{}: answer token {index}", path.display());
         last = run.step(&[token], prompt.len() + index);
     }
 }
@@ -238,17 +248,43 @@ fn large_deepseek_references_are_the_same_in_any_chunks() {
     }
 }
 
-/// Models of odd shapes, made by the reference tool with `--scale odd` into the folder that `LEVAIN_REFERENCE` names.
+/// All reference models below the folder that `LEVAIN_REFERENCE` names, as the reference tool makes them, in both
+/// forms of attention and in any chunks, and the same models as GGUF files of F32 in a folder `gguf` beside each.
 #[test]
 fn models_named_by_the_environment_agree_with_transformers() {
-    let Some(folder) = std::env::var_os("LEVAIN_REFERENCE") else {
+    let Some(root) = std::env::var_os("LEVAIN_REFERENCE") else {
         eprintln!("skipped: LEVAIN_REFERENCE names no folder of reference models");
         return;
     };
-    for name in ["llama-3.1", "qwen2.5", "deepseek-v2-lite", "deepseek-v3", "deepseek-v3-fp8"] {
-        check_parity(&Path::new(&folder).join(name));
-        check_chunks(&Path::new(&folder).join(name));
+    let inside = |folder: &Path| -> Vec<PathBuf> {
+        std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
+    };
+    let (mut folders, mut failed) = (vec![PathBuf::from(root)], Vec::new());
+    while let Some(folder) = folders.pop() {
+        if !folder.join("expected.json").exists() {
+            folders.extend(inside(&folder).into_iter().filter(|path| path.is_dir()));
+            continue;
+        }
+        let has_mtp =
+            Checkpoint::open(&folder.join("expected.safetensors")).unwrap().contains("mtp_logits");
+        for path in std::iter::once(folder.clone()).chain(inside(&folder.join("gguf"))) {
+            let checked = std::panic::catch_unwind(|| {
+                for expanded_end in [0, 1000, 20] {
+                    check_parity_of(&path, &folder, expanded_end);
+                }
+                if path == folder {
+                    check_chunks(&folder);
+                }
+                if has_mtp {
+                    check_mtp(&folder, &path, None);
+                }
+            });
+            if checked.is_err() {
+                failed.push(path);
+            }
+        }
     }
+    assert!(failed.is_empty(), "{failed:#?}");
 }
 
 #[test]

@@ -249,7 +249,7 @@ impl Router {
         {
             (*chosen, *weight) = (expert as u32, scores[expert]);
         }
-        let sum = if config.norm_topk_prob && k > 1 { weights.iter().sum::<f32>() + 1e-20 } else { 1.0 };
+        let sum = if config.norm_topk_prob { weights.iter().sum::<f32>() + 1e-20 } else { 1.0 };
         for weight in weights {
             *weight = *weight / sum * config.routed_scaling_factor;
         }
@@ -339,6 +339,24 @@ mod tests {
         let sigmoid = 1.0 / (1.0 + (-1.0_f32).exp());
         let expected = [0.5 / (sigmoid + 0.5) * 2.5, sigmoid / (sigmoid + 0.5) * 2.5];
         assert!(weights.iter().zip(expected).all(|(w, e)| (w - e).abs() < 1e-6), "{weights:?} {expected:?}");
+    }
+
+    /// As transformers and llama.cpp have it: what is left of a single expert's weight is the factor.
+    #[test]
+    fn a_single_expert_is_normalised_too() {
+        let single = MoeConfig {
+            num_experts_per_tok: 1,
+            topk_method: TopkMethod::NoauxTc,
+            scoring_func: ScoringFunc::Sigmoid,
+            norm_topk_prob: true,
+            routed_scaling_factor: 2.5,
+            ..config()
+        };
+        let router = router(single, Some(vec![0.0; 6]));
+        let (mut chosen, mut weights) = ([0], [0.0]);
+        let mut scores = [0.0, 0.0, 1.0, 0.0, 0.0, 0.0];
+        router.choose(&mut scores, &mut chosen, &mut weights, &mut Choice::new(&router.config));
+        assert_eq!((chosen, weights), ([2], [2.5]));
     }
 
     #[test]
