@@ -14,6 +14,9 @@ pub struct TokenCost {
     /// Operations of the products with weights for one row of a prompt, without the head. A multiplication and an
     /// addition are two.
     pub row_operations: u64,
+    /// Those of a row's operations that the last layer leaves out where nobody wants the row's result: all of its
+    /// own but for keys and values.
+    pub spared_operations: u64,
     /// Operations of the head, for one row.
     pub head_operations: u64,
     /// Those of a row's operations whose weights are floating-point numbers.
@@ -44,6 +47,9 @@ impl TokenCost {
                     let share = |n: u64| (u128::from(n) * u128::from(chosen) / u128::from(of.max(1))) as u64;
                     cost.weight_bytes = cost.weight_bytes.saturating_add(share(bytes));
                     cost.row_operations = cost.row_operations.saturating_add(share(operations));
+                    if is_spared(tensor.name, config) {
+                        cost.spared_operations = cost.spared_operations.saturating_add(share(operations));
+                    }
                     if float {
                         cost.float_operations = cost.float_operations.saturating_add(share(operations));
                     }
@@ -53,9 +59,12 @@ impl TokenCost {
         cost
     }
 
-    /// Operations of a prompt of so many rows, of which the last alone goes through the head.
+    /// Operations of a prompt of so many rows, of which the last alone goes through all of the last layer and the
+    /// head.
     pub fn prompt_operations(&self, rows: u64) -> u64 {
-        self.row_operations.saturating_mul(rows).saturating_add(self.head_operations)
+        let spared = self.spared_operations.saturating_mul(rows.saturating_sub(1));
+        let all = self.row_operations.saturating_mul(rows).saturating_sub(spared);
+        all.saturating_add(self.head_operations)
     }
 
     /// Whether most operations are on floating-point weights: then the ceiling is that of f32.
@@ -95,6 +104,13 @@ impl Part {
     }
 }
 
+/// Whether a tensor of the last layer is used for rows only whose results are wanted.
+fn is_spared(name: &str, config: &ModelConfig) -> bool {
+    let keys_and_values = [".k_proj.", ".v_proj.", ".kv_a_proj_with_mqa."];
+    layer_of(name).is_some_and(|layer| layer + 1 == config.num_hidden_layers)
+        && !keys_and_values.iter().any(|part| name.contains(part))
+}
+
 /// The layer that a tensor's name puts it in.
 pub(crate) fn layer_of(name: &str) -> Option<usize> {
     name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
@@ -121,7 +137,10 @@ mod tests {
         let weights = layer * c.num_hidden_layers;
         let head = d * c.vocab_size;
         assert_eq!((cost.row_operations, cost.head_operations), (2 * weights as u64, 2 * head as u64));
-        assert_eq!(cost.prompt_operations(5), 2 * (5 * weights + head) as u64);
+        // The first four rows take only keys and values of the last layer.
+        let spared = layer - 2 * d * kv * c.head_dim;
+        assert_eq!(cost.prompt_operations(5), 2 * (5 * weights - 4 * spared + head) as u64);
+        assert_eq!(cost.prompt_operations(1), 2 * (weights + head) as u64);
         assert!(cost.is_float());
         // In 4 bytes each; norms come on top, the embedding's rows do not.
         let norms = d * (2 * c.num_hidden_layers + 1);
@@ -142,6 +161,8 @@ mod tests {
         let routed = d * moe.n_routed_experts + 3 * d * moe.moe_intermediate_size * experts;
         let dense = 3 * d * c.intermediate_size;
         assert_eq!(cost.row_operations, 2 * (2 * attention + dense + routed) as u64);
+        let latent = d * (mla.kv_lora_rank + mla.qk_rope_head_dim);
+        assert_eq!(cost.spared_operations, 2 * (attention - latent + routed) as u64);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::arch::{LoadOptions, Model};
 use crate::config::EngineConfig;
 use crate::error::EngineError;
 use crate::memory::free_memory;
-use crate::ops::ForwardBatch;
+use crate::ops::{BatchRows, ForwardBatch};
 use crate::plan;
 
 /// Rows of a step.
@@ -64,10 +64,9 @@ pub fn logits(
         let rows = SeqRows { block_table: &table, first_row: 0, n_rows: tokens.len(), first_position: first };
         let batch = ForwardBatch {
             tokens,
-            positions: &positions,
             slots: &positions,
-            sequences: &[rows],
-            expanded_ends: &[],
+            rows: BatchRows { positions: &positions, sequences: &[rows], expanded_ends: &[] },
+            wanted: None,
         };
         model.forward(&batch, &mut kv)?;
         for begin in (0..tokens.len()).step_by(LOGIT_ROWS) {

@@ -13,15 +13,29 @@ use levain_kernels::{
 use crate::engine::lock;
 use crate::error::EngineError;
 
-/// What a step computes: one entry a row in each of the first three.
+/// What a step computes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ForwardBatch<'a> {
-    /// Token ids.
+    /// Each row's token.
     pub(crate) tokens: &'a [u32],
-    /// Positions in their sequences.
-    pub(crate) positions: &'a [u32],
-    /// Where in the cache their keys and values go.
+    /// Where in the cache each row's keys and values go.
     pub(crate) slots: &'a [u32],
+    pub(crate) rows: BatchRows<'a>,
+    /// The rows whose results are wanted, where that is not all of them.
+    pub(crate) wanted: Option<WantedRows<'a>>,
+}
+
+impl ForwardBatch<'_> {
+    pub(crate) fn n(&self) -> usize {
+        self.tokens.len()
+    }
+}
+
+/// Rows and the sequences they belong to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BatchRows<'a> {
+    /// Each row's position in its sequence.
+    pub(crate) positions: &'a [u32],
     /// Which rows belong to which sequence.
     pub(crate) sequences: &'a [SeqRows<'a>],
     /// For each sequence the position before which latent attention computes its rows in the expanded form; none
@@ -29,9 +43,39 @@ pub(crate) struct ForwardBatch<'a> {
     pub(crate) expanded_ends: &'a [usize],
 }
 
-impl ForwardBatch<'_> {
+impl BatchRows<'_> {
     pub(crate) fn n(&self) -> usize {
-        self.tokens.len()
+        self.positions.len()
+    }
+}
+
+/// Some rows of a step. Of the others the last layer computes keys and values only: nothing comes after it that
+/// would need more.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WantedRows<'a> {
+    /// Their numbers in the step, ascending.
+    pub(crate) indices: &'a [usize],
+    /// The same rows, numbered from 0.
+    pub(crate) rows: BatchRows<'a>,
+}
+
+impl WantedRows<'_> {
+    /// Moves the wanted rows of `x` `[n, width]` to its beginning.
+    pub(crate) fn gather(&self, x: &mut [f32], width: usize) {
+        for (to, from) in self.indices.iter().enumerate() {
+            x.copy_within(from * width..(from + 1) * width, to * width);
+        }
+    }
+
+    /// Moves them back to their places. The other rows are no numbers then, so that none can be taken for a result.
+    pub(crate) fn scatter(&self, x: &mut [f32], width: usize) {
+        let mut end = x.len();
+        for (from, to) in self.indices.iter().enumerate().rev() {
+            x.copy_within(from * width..(from + 1) * width, to * width);
+            x[(to + 1) * width..end].fill(f32::NAN);
+            end = to * width;
+        }
+        x[..end].fill(f32::NAN);
     }
 }
 

@@ -1,6 +1,6 @@
 //! DeepSeek-V2, V3 and R1: latent attention and a mixture of experts after some dense layers.
 
-use levain_kernels::{DType, ExpertStack, KvCache, Matrix, RopeTable};
+use levain_kernels::{DType, ExpertStack, FloatBuffer, KvCache, Matrix, RopeTable};
 use levain_weights::{MlaConfig, ModelConfig, MoeConfig, TopkMethod};
 
 use super::common::{
@@ -50,7 +50,7 @@ pub(super) struct Deepseek {
 struct Work {
     rope: RopeTable,
     /// `[rows_max, hidden]`
-    normed: Vec<f32>,
+    normed: FloatBuffer,
     attention: MlaBuffers,
     /// `None` where all layers are dense.
     experts: Option<MoeBuffers>,
@@ -65,13 +65,18 @@ impl Arch for Deepseek {
 
     fn layers(&mut self, ops: &mut Ops, batch: &ForwardBatch<'_>, kv: &mut KvCache, x: &mut [f32]) {
         let Self { layers, work, .. } = self;
+        let all = ForwardBatch { wanted: None, ..*batch };
         for (index, layer) in layers.iter().enumerate() {
             let next = layers.get(index + 1);
+            let batch = if next.is_some() { &all } else { batch };
             work.layer(ops, batch, kv, index, layer, next, x);
             if batch.n() <= PREDICT_TWICE_ROWS_MAX || matches!(layer.mlp, Mlp::Dense(_)) {
                 work.predict(ops, next, batch.n(), x);
                 work.read_predicted();
             }
+        }
+        if let Some(wanted) = batch.wanted {
+            wanted.scatter(x, x.len() / batch.n());
         }
     }
 
@@ -94,7 +99,8 @@ impl Arch for Deepseek {
 }
 
 impl Work {
-    /// Takes the residual stream `x` through one layer; `next` is the one after it.
+    /// Takes the residual stream `x` through one layer; `next` is the one after it. Where not all rows are wanted,
+    /// those that are come out at the beginning of `x`.
     fn layer(
         &mut self,
         ops: &mut Ops,
@@ -110,6 +116,12 @@ impl Work {
         let normed = &mut normed[..x.len()];
         ops.norm(&layer.input_layernorm, x, n, normed);
         layer.self_attn.forward(ops, attention, rope, batch, kv, index, normed, x);
+        let hidden = x.len() / n;
+        let n = batch.wanted.map_or(n, |wanted| wanted.rows.n());
+        if n == 0 {
+            return;
+        }
+        let x = &mut x[..n * hidden];
         if matches!(layer.mlp, Mlp::Experts(_)) {
             // Read while this layer's experts are computed, after those of them that are missing.
             self.predict(ops, next, n, x);
@@ -178,7 +190,7 @@ pub(super) fn load(
     };
     let work = Work {
         rope: rope_table(&config.rope, options.context_length)?,
-        normed: vec![0.0; rows_max * hidden],
+        normed: FloatBuffer::zeroed(rows_max * hidden),
         attention: MlaBuffers::new(config, mla, rows_max, softmax_factor(&config.rope.scaling)),
         experts: config.moe.as_ref().map(|moe| MoeBuffers::new(moe, hidden, rows_max)),
         cache,
@@ -349,9 +361,17 @@ fn load_experts(
             })
         }
     };
+    let shared = format!("{p}.shared_experts");
     let shared_experts = match moe.n_shared_experts {
+        0 if loader.contains(&format!("{shared}.gate_proj.weight")) => {
+            return Err(EngineError::ModelField {
+                field: "n_shared_experts",
+                value: "0".to_owned(),
+                expected: "as many as there are shared experts in the weights, which have some",
+            });
+        }
         0 => None,
-        n => Some(loader.gated_mlp(&format!("{p}.shared_experts"), hidden, n * width)?),
+        n => Some(loader.gated_mlp(&shared, hidden, n * width)?),
     };
     Ok(Moe { router, experts, shared_experts })
 }

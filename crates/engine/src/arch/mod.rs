@@ -24,7 +24,8 @@ pub use deepseek::latent_dtype;
 /// The layers of an architecture, between embedding and final norm.
 pub(crate) trait Arch: Send + fmt::Debug {
     /// Takes the residual stream `x` `[n, hidden]` through all layers and appends each row's keys and values to
-    /// the cache. `n` is at most the number of rows the architecture was loaded for.
+    /// the cache. `n` is at most the number of rows the architecture was loaded for. Rows that are not wanted may
+    /// come out as anything.
     fn layers(&mut self, ops: &mut Ops, batch: &ForwardBatch<'_>, kv: &mut KvCache, x: &mut [f32]);
 
     /// The states from which the output head reads the token after the next, where the architecture has a layer
@@ -110,8 +111,8 @@ pub(crate) struct Model {
     /// Where there is a layer that predicts the token after the next.
     ahead: Option<Ahead>,
     /// Rows of it that go into logits, as they are and after the final norm, `[logit_rows_max, hidden]`.
-    gathered: Vec<f32>,
-    normed: Vec<f32>,
+    gathered: FloatBuffer,
+    normed: FloatBuffer,
 }
 
 impl Model {
@@ -150,8 +151,8 @@ impl Model {
             norm,
             lm_head,
             x: FloatBuffer::zeroed(rows_max * hidden),
-            gathered: vec![0.0; logit_rows_max * hidden],
-            normed: vec![0.0; logit_rows_max * hidden],
+            gathered: FloatBuffer::zeroed(logit_rows_max * hidden),
+            normed: FloatBuffer::zeroed(logit_rows_max * hidden),
             attention_part: common::attention_part(config),
             ahead: options.mtp.then(|| Ahead::new(rows_max, hidden)),
         })
@@ -177,7 +178,8 @@ impl Model {
         self.embed_tokens.cols()
     }
 
-    /// Computes a step. Its residual stream stays for [`Model::logits`] and [`Model::hidden_state`].
+    /// Computes a step. The residual stream of the rows that are wanted stays for [`Model::logits`] and
+    /// [`Model::hidden_states`].
     ///
     /// # Errors
     /// If weights had to be read from the disk and could not be; the step is void then.

@@ -5,6 +5,8 @@
 //! which the output head reads the token at i + 2. The state is taken after the final norm, as Hugging Face
 //! transformers does.
 
+use levain_kernels::FloatBuffer;
+
 use super::loader::Loader;
 use crate::error::EngineError;
 use crate::ops::{Linear, Ops, RmsNorm};
@@ -22,9 +24,9 @@ pub(super) struct MtpJoin {
     /// `shared_head.norm`, before the output head, `[hidden]`
     pub(super) norm: RmsNorm,
     /// `[rows_max, hidden]`
-    normed: Vec<f32>,
+    normed: FloatBuffer,
     /// `[rows_max, 2·hidden]`
-    joined: Vec<f32>,
+    joined: FloatBuffer,
 }
 
 impl MtpJoin {
@@ -40,8 +42,8 @@ impl MtpJoin {
             hnorm: loader.norm(&format!("{prefix}.hnorm"), hidden, eps)?,
             eh_proj: loader.linear(&format!("{prefix}.eh_proj"), hidden, 2 * hidden, false)?,
             norm: loader.norm(&format!("{prefix}.shared_head.norm"), hidden, eps)?,
-            normed: vec![0.0; rows_max * hidden],
-            joined: vec![0.0; rows_max * 2 * hidden],
+            normed: FloatBuffer::zeroed(rows_max * hidden),
+            joined: FloatBuffer::zeroed(rows_max * 2 * hidden),
         })
     }
 

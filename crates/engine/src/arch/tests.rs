@@ -7,6 +7,7 @@ use levain_weights::convert_to_gguf;
 
 use super::*;
 use crate::config::EngineConfig;
+use crate::ops::{BatchRows, WantedRows};
 use crate::plan::{self, BLOCK_LEN};
 
 mod formats;
@@ -85,18 +86,34 @@ impl Run {
 
     /// Computes `tokens` from position `first` on in one step and returns their logits, `[n, vocab]`.
     fn step(&mut self, tokens: &[u32], first: usize) -> Vec<f32> {
+        self.step_wanting(tokens.len(), tokens, first)
+    }
+
+    /// The same for the last `wanted` rows only, `[wanted, vocab]`.
+    fn step_wanting(&mut self, wanted: usize, tokens: &[u32], first: usize) -> Vec<f32> {
         let positions: Vec<u32> = (first..first + tokens.len()).map(|p| p as u32).collect();
         let slot = |&p: &u32| self.blocks[p as usize / BLOCK_LEN] * BLOCK_LEN as u32 + p % BLOCK_LEN as u32;
         let slots: Vec<u32> = positions.iter().map(slot).collect();
         let rows =
             SeqRows { block_table: &self.blocks, first_row: 0, n_rows: tokens.len(), first_position: first };
         let (sequences, expanded_ends) = (&[rows], &[self.expanded_end]);
-        let batch = ForwardBatch { tokens, positions: &positions, slots: &slots, sequences, expanded_ends };
+        let rows = BatchRows { positions: &positions, sequences, expanded_ends };
+        let skipped = tokens.len() - wanted;
+        let indices: Vec<usize> = (skipped..tokens.len()).collect();
+        let tail = SeqRows {
+            block_table: &self.blocks,
+            first_row: 0,
+            n_rows: wanted,
+            first_position: first + skipped,
+        };
+        let tails = if wanted > 0 { &[tail][..] } else { &[] };
+        let some = BatchRows { positions: &positions[skipped..], sequences: tails, expanded_ends };
+        let wanted = (skipped > 0).then_some(WantedRows { indices: &indices, rows: some });
+        let batch = ForwardBatch { tokens, slots: &slots, rows, wanted };
         self.model.forward(&batch, &mut self.kv).unwrap();
-        let mut logits = vec![0.0; tokens.len() * self.vocab];
-        for (index, group) in logits.chunks_mut(8 * self.vocab).enumerate() {
-            let n = group.len() / self.vocab;
-            self.model.logits(index * 8..index * 8 + n, group);
+        let mut logits = vec![0.0; indices.len() * self.vocab];
+        for (group, logits) in indices.chunks(8).zip(logits.chunks_mut(8 * self.vocab)) {
+            self.model.logits(group.iter().copied(), logits);
         }
         logits
     }
@@ -265,8 +282,7 @@ fn models_named_by_the_environment_agree_with_transformers() {
             folders.extend(inside(&folder).into_iter().filter(|path| path.is_dir()));
             continue;
         }
-        let has_mtp =
-            Checkpoint::open(&folder.join("expected.safetensors")).unwrap().contains("mtp_logits");
+        let has_mtp = Checkpoint::open(&folder.join("expected.safetensors")).unwrap().contains("mtp_logits");
         for path in std::iter::once(folder.clone()).chain(inside(&folder.join("gguf"))) {
             let checked = std::panic::catch_unwind(|| {
                 for expanded_end in [0, 1000, 20] {
@@ -295,6 +311,51 @@ fn llama_is_the_same_in_any_chunks() {
 #[test]
 fn qwen2_is_the_same_in_any_chunks() {
     check_chunks(&fixture("qwen2.5"));
+}
+
+/// What the last layer leaves out for rows that nobody wants changes nothing for the others, now or later.
+#[test]
+fn rows_are_the_same_whichever_of_their_step_are_wanted() {
+    for name in ["llama-3.1", "qwen2.5", "llama-odd", "deepseek-v2-tiny", "deepseek-v3-tiny"] {
+        let folder = fixture(name);
+        let mut text = ids(&folder, "prompt");
+        text.extend(ids(&folder, "greedy"));
+        for (threads, bytes, expanded_end) in [(1, None, 0), (2, None, 20), (2, Some(30_000), 0)] {
+            let config = EngineConfig { threads, expanded_prompt_window: 32, ..EngineConfig::default() };
+            let bytes = bytes.filter(|_| name.starts_with("deepseek"));
+            let new = || {
+                let mut run = Run::with_experts(&folder, &config, bytes);
+                run.expanded_end = expanded_end;
+                run
+            };
+            let mut whole = new();
+            let vocab = whole.vocab;
+            let whole = whole.step(&text, 0);
+            for (chunk, wanted) in [(text.len(), 1), (text.len(), 9), (7, 0), (7, 1), (16, 5), (30, 29)] {
+                let mut run = new();
+                for (index, part) in text.chunks(chunk).enumerate() {
+                    let end = index * chunk + part.len();
+                    // Of the last one more than a row is looked at, or none would be where no chunk wants any.
+                    let wanted = if end == text.len() { wanted.max(2) } else { wanted }.min(part.len());
+                    let logits = run.step_wanting(wanted, part, index * chunk);
+                    let expected = &whole[(end - wanted) * vocab..end * vocab];
+                    let same = expected.iter().zip(&logits).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same && logits.len() == expected.len(), "{name}: {wanted} of {chunk} at {end}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_that_was_not_wanted_is_no_number() {
+    let mut run = Run::new(&fixture("llama-3.1"), &EngineConfig::default());
+    run.step_wanting(2, &[5, 6, 7, 8], 0);
+    for (row, wanted) in [(0, false), (1, false), (2, true), (3, true)] {
+        let mut logits = vec![0.0; run.vocab];
+        run.model.logits(std::iter::once(row), &mut logits);
+        assert!(logits.iter().all(|logit| logit.is_finite() == wanted), "row {row}");
+    }
 }
 
 #[test]
@@ -333,8 +394,8 @@ fn a_checkpoint_that_shrinks_fails_the_step_and_not_the_program() {
     model.set_len(4096).unwrap();
     let rows = SeqRows { block_table: &run.blocks, first_row: 0, n_rows: 1, first_position: 0 };
     let slots = [run.blocks[0] * BLOCK_LEN as u32];
-    let batch =
-        ForwardBatch { tokens: &[5], positions: &[0], slots: &slots, sequences: &[rows], expanded_ends: &[] };
+    let rows = BatchRows { positions: &[0], sequences: &[rows], expanded_ends: &[] };
+    let batch = ForwardBatch { tokens: &[5], slots: &slots, rows, wanted: None };
     let error = run.model.forward(&batch, &mut run.kv).unwrap_err();
     assert!(error.to_string().contains("shorter"), "{error}");
 }
@@ -342,7 +403,8 @@ fn a_checkpoint_that_shrinks_fails_the_step_and_not_the_program() {
 /// The layer of the model at `path`, with so many bytes of experts in memory, against the reference in `folder`.
 fn check_mtp(folder: &Path, path: &Path, bytes: Option<u64>) {
     let speculation = crate::Speculation::MultiTokenPrediction;
-    let config = EngineConfig { threads: 2, speculation, ..EngineConfig::default() };
+    let kv_dtype = crate::KvCacheType::F32;
+    let config = EngineConfig { threads: 2, kv_dtype, speculation, ..EngineConfig::default() };
     let (prompt, (logits, vocab)) = (ids(folder, "prompt"), expected(folder, "mtp_logits"));
     // In one piece and in two: the layer keeps a cache of its own.
     for split in [prompt.len() - 1, 11] {
@@ -365,13 +427,8 @@ fn check_mtp(folder: &Path, path: &Path, bytes: Option<u64>) {
                 first_position: range.start,
             };
             let tokens = &prompt[range.start + 1..range.end + 1];
-            let batch = ForwardBatch {
-                tokens,
-                positions: &positions,
-                slots: &slots,
-                sequences: &[sequence],
-                expanded_ends: &[],
-            };
+            let rows = BatchRows { positions: &positions, sequences: &[sequence], expanded_ends: &[] };
+            let batch = ForwardBatch { tokens, slots: &slots, rows, wanted: None };
             let rows: Vec<usize> = (0..range.len()).collect();
             assert!(run.model.predict_ahead(&batch, &mut layer_kv, AheadOf::Step(&rows)).unwrap());
             for rows in rows.chunks(8) {

@@ -17,6 +17,13 @@ pub(crate) enum DraftSource {
     Drafter(Box<Drafter>),
 }
 
+impl DraftSource {
+    /// Whether drafts begin with the model's states at the end of each text.
+    pub(super) fn begins_with_states(&self) -> bool {
+        matches!(self, Self::Drafter(drafter) if drafter.is_layer())
+    }
+}
+
 impl Worker {
     /// Drafts tokens for the sequences whose next step may verify some.
     pub(super) fn draft(&mut self) -> Result<(), EngineError> {

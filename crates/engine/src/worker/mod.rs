@@ -17,7 +17,7 @@ use crate::config::EngineConfig;
 use crate::engine::{Shared, Shutdown, lock};
 use crate::error::EngineError;
 use crate::job::{Job, Submission, panic_message};
-use crate::ops::ForwardBatch;
+use crate::ops::{BatchRows, ForwardBatch, WantedRows};
 use crate::plan::{self, BLOCK_LEN, MemoryPlan};
 use crate::request::FinishReason;
 use crate::sampling::{Sampler, TokenMask};
@@ -25,7 +25,7 @@ use crate::scheduler::{Scheduler, StepShape};
 use crate::sequence::{Chunk, JobId, SequenceId, SequenceStatus};
 use crate::spec::Gate;
 use crate::stats::{EngineStats, StepStats};
-use output::Output;
+use output::{Output, first_wanted};
 use pace::Pace;
 
 pub(crate) use draft::DraftSource;
@@ -83,9 +83,20 @@ struct Batch {
     /// Empty between steps; kept for its memory.
     sequences: Vec<SeqRows<'static>>,
     expanded_ends: Vec<usize>,
+    wanted: Wanted,
     outputs: Vec<Output>,
     /// Answers that share the row being sampled.
     sharing: Vec<SequenceId>,
+}
+
+/// The rows of a step whose results are wanted, in the lists that [`WantedRows`] is made of.
+#[derive(Default)]
+struct Wanted {
+    indices: Vec<usize>,
+    positions: Vec<u32>,
+    /// Empty between steps; kept for its memory.
+    sequences: Vec<SeqRows<'static>>,
+    expanded_ends: Vec<usize>,
 }
 
 impl Worker {
@@ -106,6 +117,12 @@ impl Worker {
             slots: Vec::with_capacity(rows),
             sequences: Vec::with_capacity(seqs),
             expanded_ends: Vec::with_capacity(seqs),
+            wanted: Wanted {
+                indices: Vec::with_capacity(rows),
+                positions: Vec::with_capacity(rows),
+                sequences: Vec::with_capacity(seqs),
+                expanded_ends: Vec::with_capacity(seqs),
+            },
             outputs: Vec::with_capacity(rows),
             sharing: Vec::with_capacity(crate::request::ANSWERS_MAX as usize),
         };
@@ -336,15 +353,23 @@ impl Worker {
 
     /// Computes the rows of the chosen chunks.
     fn forward(&mut self, now: Instant) -> Result<(), EngineError> {
-        let Batch { chunks, tokens, positions, slots, sequences, expanded_ends, .. } = &mut self.batch;
+        let Batch { chunks, tokens, positions, slots, sequences, expanded_ends, wanted, .. } =
+            &mut self.batch;
         tokens.clear();
         positions.clear();
         slots.clear();
         expanded_ends.clear();
+        wanted.indices.clear();
+        wanted.positions.clear();
+        wanted.expanded_ends.clear();
         let mut rows: Vec<SeqRows<'_>> = recycle(std::mem::take(sequences));
+        let mut wanted_rows: Vec<SeqRows<'_>> = recycle(std::mem::take(&mut wanted.sequences));
+        let drafts_from_states = self.source.begins_with_states();
         for chunk in chunks.iter() {
             let Some(sequence) = self.scheduler.get(chunk.sequence) else { continue };
-            if let Some(job) = self.jobs.get_mut(sequence.job).and_then(Option::as_mut) {
+            let job = self.jobs.get_mut(sequence.job).and_then(Option::as_mut);
+            let first_wanted = first_wanted(chunk, sequence, job.as_deref(), drafts_from_states);
+            if let Some(job) = job {
                 job.note_started(sequence.answer, now);
             }
             let n_rows = chunk.rows();
@@ -359,10 +384,36 @@ impl Worker {
                     sequence.blocks[position / BLOCK_LEN] * BLOCK_LEN as u32 + (position % BLOCK_LEN) as u32,
                 );
             }
+            let skipped = first_wanted - first_position;
+            if skipped < n_rows {
+                wanted_rows.push(SeqRows {
+                    block_table: &sequence.blocks,
+                    first_row: wanted.indices.len(),
+                    n_rows: n_rows - skipped,
+                    first_position: first_wanted,
+                });
+                wanted.indices.extend(first_row + skipped..first_row + n_rows);
+                wanted.positions.extend_from_slice(&positions[first_row + skipped..]);
+                wanted.expanded_ends.push(sequence.expanded_end);
+            }
         }
-        let batch = ForwardBatch { tokens, positions, slots, sequences: &rows, expanded_ends };
+        let some = WantedRows {
+            indices: &wanted.indices,
+            rows: BatchRows {
+                positions: &wanted.positions,
+                sequences: &wanted_rows,
+                expanded_ends: &wanted.expanded_ends,
+            },
+        };
+        let batch = ForwardBatch {
+            tokens,
+            slots,
+            rows: BatchRows { positions, sequences: &rows, expanded_ends },
+            wanted: (some.rows.n() < tokens.len()).then_some(some),
+        };
         let result = self.model.forward(&batch, &mut self.kv);
         *sequences = recycle(rows);
+        wanted.sequences = recycle(wanted_rows);
         result
     }
 

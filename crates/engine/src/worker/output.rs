@@ -1,5 +1,8 @@
 //! What becomes of a step's rows: tokens, log-probabilities, embeddings.
 
+use std::ops::Range;
+
+use super::predict::first_of_layer;
 use super::{Batch, Sampling, Worker};
 use crate::error::EngineError;
 use crate::job::{Job, guarded};
@@ -33,6 +36,38 @@ struct Choice {
     token: u32,
     logprob: Option<f32>,
     top: Vec<(u32, f32)>,
+}
+
+/// The first position of a chunk, or the end of its rows, from which on somebody will ask for what the model makes of
+/// it: for logits, for an embedding, or for a layer that drafts from the model's states.
+pub(super) fn first_wanted(
+    chunk: &Chunk,
+    sequence: &Sequence,
+    job: Option<&Job>,
+    layer_drafts: bool,
+) -> usize {
+    let Range { start, end } = chunk.positions;
+    let nothing = start + chunk.rows();
+    let Some(job) = job else { return nothing };
+    let reaches = end == sequence.tokens.len();
+    if let RequestKind::Embed(pooling) = job.wish.kind {
+        return match pooling {
+            Pooling::Mean => start,
+            Pooling::Last if reaches => end - 1,
+            Pooling::Last => nothing,
+        };
+    }
+    let mut first = if reaches && job.wish.max_tokens > 0 { end - 1 } else { nothing };
+    if job.wish.prompt_logprobs.is_some() && sequence.answer == 0 {
+        let scored = job.scored.saturating_sub(1).max(start);
+        if scored < end.min(sequence.prompt_len - 1) {
+            first = first.min(scored);
+        }
+    }
+    if layer_drafts && sequence.drafts.is_some() {
+        first = first.min(first_of_layer(start, end, sequence.prompt_len));
+    }
+    first
 }
 
 impl Worker {

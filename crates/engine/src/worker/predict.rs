@@ -16,7 +16,7 @@ use super::{Worker, recycle};
 use crate::arch::{AheadOf, LoadOptions, Model};
 use crate::config::EngineConfig;
 use crate::error::EngineError;
-use crate::ops::ForwardBatch;
+use crate::ops::{BatchRows, ForwardBatch};
 use crate::plan;
 use crate::sampling::{History, all_finite};
 use crate::sequence::SequenceId;
@@ -137,6 +137,11 @@ impl Drafter {
         Ok(Self { predictor, kv, windows, rows_max: rows, lists })
     }
 
+    /// Whether it is the model's own layer, which goes on from the model's states.
+    pub(super) fn is_layer(&self) -> bool {
+        matches!(self.predictor, Predictor::Layer)
+    }
+
     /// Keeps what a model has computed of its own drafts where they were right; the last one it has not seen. The
     /// layer guessed states too, and will see the true ones.
     pub(super) fn note_accepted(&self, window: &mut Window, drafted: usize, accepted: usize) {
@@ -144,6 +149,12 @@ impl Drafter {
             window.len += accepted.min(drafted.saturating_sub(1));
         }
     }
+}
+
+/// The first position that the layer sees of those from `start` to `end` that a step has computed: of a long prompt
+/// the end is enough.
+pub(super) fn first_of_layer(start: usize, end: usize, prompt_len: usize) -> usize {
+    start.max(end.max(prompt_len).saturating_sub(WINDOW_START_MAX))
 }
 
 impl Worker {
@@ -201,10 +212,9 @@ impl Worker {
             let row = first_row;
             first_row += chunk.rows();
             let Some(sequence) = self.scheduler.get_mut(chunk.sequence) else { continue };
-            // The layer needs the next token of each row, and of a long prompt the end is enough.
+            // The layer needs the next token of each row.
             let end = sequence.num_computed.min(sequence.tokens.len() - 1);
-            let enough = end.max(sequence.prompt_len).saturating_sub(WINDOW_START_MAX);
-            let first = chunk.positions.start.max(enough);
+            let first = first_of_layer(chunk.positions.start, end, sequence.prompt_len);
             let in_prompt = sequence.tokens.len() == sequence.prompt_len;
             let count = match turn(&self.gate, sequence, sequences) {
                 Turn::Draft(count) => count,
@@ -300,7 +310,12 @@ impl Worker {
                 slots.push((slot + position) as u32);
             }
         }
-        let batch = ForwardBatch { tokens, positions, slots, sequences: &all, expanded_ends: &[] };
+        let batch = ForwardBatch {
+            tokens,
+            slots,
+            rows: BatchRows { positions, sequences: &all, expanded_ends: &[] },
+            wanted: None,
+        };
         let result = match predictor {
             Predictor::Layer => {
                 let rows = if first { AheadOf::Step(rows) } else { AheadOf::Prediction(rows) };

@@ -74,25 +74,40 @@ impl Arch for Decoder {
         let n = batch.n();
         let (n_heads, n_kv_heads, head_dim) = (self.n_heads, self.n_kv_heads, self.head_dim);
         let scale = 1.0 / (head_dim as f32).sqrt();
-        let normed = &mut self.normed[..x.len()];
-        let q = &mut self.q[..n * n_heads * head_dim];
+        let hidden = x.len() / n;
         let k = &mut self.k[..n * n_kv_heads * head_dim];
         let v = &mut self.v[..n * n_kv_heads * head_dim];
-        let attended = &mut self.attended[..n * n_heads * head_dim];
         for (index, layer) in self.layers.iter().enumerate() {
+            let wanted = batch.wanted.filter(|_| index + 1 == self.layers.len());
+            let rows = wanted.map_or(batch.rows, |wanted| wanted.rows);
+            let q = &mut self.q[..rows.n() * n_heads * head_dim];
+            let normed = &mut self.normed[..n * hidden];
             ops.norm(&layer.input_layernorm, x, n, normed);
-            ops.linear(
-                normed,
-                n,
-                [(&layer.q_proj, &mut *q), (&layer.k_proj, &mut *k), (&layer.v_proj, &mut *v)],
-            );
-            ops.rope(&self.rope, q, n_heads, head_dim, 0, batch.positions);
-            ops.rope(&self.rope, k, n_kv_heads, head_dim, 0, batch.positions);
+            let (keys, values) = ((&layer.k_proj, &mut *k), (&layer.v_proj, &mut *v));
+            match wanted {
+                None => ops.linear(normed, n, [(&layer.q_proj, &mut *q), keys, values]),
+                Some(_) => ops.linear(normed, n, [keys, values]),
+            }
+            ops.rope(&self.rope, k, n_kv_heads, head_dim, 0, batch.rows.positions);
             ops.append(kv, index, batch.slots, k, v);
-            ops.attention(q, kv, index, batch.sequences, n_heads, scale, attended);
-            ops.linear_add(&layer.o_proj, attended, n, x);
-            ops.norm(&layer.post_attention_layernorm, x, n, normed);
-            ops.gated_mlp_add(&layer.mlp, normed, n, x);
+            if let Some(wanted) = wanted {
+                if rows.n() == 0 {
+                    break;
+                }
+                wanted.gather(x, hidden);
+                wanted.gather(normed, hidden);
+                ops.linear(&normed[..rows.n() * hidden], rows.n(), [(&layer.q_proj, &mut *q)]);
+            }
+            let (x, normed) = (&mut x[..rows.n() * hidden], &mut normed[..rows.n() * hidden]);
+            let attended = &mut self.attended[..q.len()];
+            ops.rope(&self.rope, q, n_heads, head_dim, 0, rows.positions);
+            ops.attention(q, kv, index, rows.sequences, n_heads, scale, attended);
+            ops.linear_add(&layer.o_proj, attended, rows.n(), x);
+            ops.norm(&layer.post_attention_layernorm, x, rows.n(), normed);
+            ops.gated_mlp_add(&layer.mlp, normed, rows.n(), x);
+        }
+        if let Some(wanted) = batch.wanted {
+            wanted.scatter(x, hidden);
         }
     }
 }

@@ -5,10 +5,10 @@
 //! the cache's latents become keys and values of each head, which are narrower: that pays where many rows share
 //! them. Both give the same but for rounding.
 
-use levain_kernels::{KeyValueRows, KvCache, Matrix, RopeTable, SeqRows};
+use levain_kernels::{FloatBuffer, KeyValueRows, KvCache, Matrix, RopeTable, SeqRows};
 use levain_weights::{MlaConfig, ModelConfig};
 
-use crate::ops::{ForwardBatch, HeadRows, Linear, Ops, RmsNorm};
+use crate::ops::{BatchRows, ForwardBatch, HeadRows, Linear, Ops, RmsNorm};
 
 /// How queries come from the residual stream.
 #[derive(Debug)]
@@ -51,21 +51,21 @@ pub(crate) struct MlaBuffers {
     dims: MlaConfig,
     scale: f32,
     /// `[rows_max, R]`, as projected and after its norm
-    q_a: Vec<f32>,
-    q_a_normed: Vec<f32>,
+    q_a: FloatBuffer,
+    q_a_normed: FloatBuffer,
     /// `[rows_max, H·(nope+rope)]`
-    q: Vec<f32>,
+    q: FloatBuffer,
     /// Queries in the latent space with their rotary part, `[rows_max, H·(C+rope)]`
-    q_latent: Vec<f32>,
+    q_latent: FloatBuffer,
     /// Latent and rotary key, `[rows_max, C+rope]`
-    kv_a: Vec<f32>,
+    kv_a: FloatBuffer,
     /// The latent alone, before and after its norm, `[rows_max, C]`
-    latent: Vec<f32>,
-    latent_normed: Vec<f32>,
+    latent: FloatBuffer,
+    latent_normed: FloatBuffer,
     /// Results in the latent space, `[rows_max, H·C]`
-    attended_latent: Vec<f32>,
+    attended_latent: FloatBuffer,
     /// `[rows_max, H·v]`
-    attended: Vec<f32>,
+    attended: FloatBuffer,
     expanded: Expanded,
 }
 
@@ -91,7 +91,7 @@ impl MlaBuffers {
     pub(crate) fn new(config: &ModelConfig, dims: &MlaConfig, rows_max: usize, softmax_factor: f64) -> Self {
         let heads = config.num_attention_heads;
         let key = dims.qk_nope_head_dim + dims.qk_rope_head_dim;
-        let buffer = |width: usize| vec![0.0; rows_max * width];
+        let buffer = |width: usize| FloatBuffer::zeroed(rows_max * width);
         Self {
             n_heads: heads,
             scale: ((key as f64).powf(-0.5) * softmax_factor) as f32,
@@ -111,7 +111,8 @@ impl MlaBuffers {
 }
 
 impl Mla {
-    /// Adds the attention of `normed` `[n, hidden]` to the residual stream `x`, and its keys to the cache.
+    /// Adds the attention of `normed` `[n, hidden]` to the residual stream `x`, and its keys to the cache. Where
+    /// not all rows are wanted, those that are come out at the beginning of `x`.
     pub(crate) fn forward(
         &self,
         ops: &mut Ops,
@@ -120,18 +121,15 @@ impl Mla {
         batch: &ForwardBatch<'_>,
         kv: &mut KvCache,
         layer: usize,
-        normed: &[f32],
+        normed: &mut [f32],
         x: &mut [f32],
     ) {
         let n = batch.n();
         let heads = buffers.n_heads;
+        let hidden = x.len() / n;
         let MlaConfig {
             kv_lora_rank: c, qk_nope_head_dim: nope, qk_rope_head_dim: rot, v_head_dim: v, ..
         } = buffers.dims;
-        self.queries(ops, buffers, n, normed);
-        let q = &mut buffers.q[..n * heads * (nope + rot)];
-        ops.rope(rope, q, heads, nope + rot, nope, batch.positions);
-
         let kv_a = &mut buffers.kv_a[..n * (c + rot)];
         ops.linear(normed, n, [(&self.kv_a_proj_with_mqa, &mut *kv_a)]);
         // The norm is on the latent only, not on the rotary key beside it.
@@ -144,9 +142,22 @@ impl Mla {
         for (latent, row) in latent_normed.chunks_exact(c).zip(kv_a.chunks_exact_mut(c + rot)) {
             row[..c].copy_from_slice(latent);
         }
-        ops.rope(rope, kv_a, 1, c + rot, c, batch.positions);
+        ops.rope(rope, kv_a, 1, c + rot, c, batch.rows.positions);
         ops.append(kv, layer, batch.slots, kv_a, &[]);
 
+        let rows = match batch.wanted {
+            None => batch.rows,
+            Some(wanted) if wanted.rows.n() == 0 => return,
+            Some(wanted) => {
+                wanted.gather(x, hidden);
+                wanted.gather(normed, hidden);
+                wanted.rows
+            }
+        };
+        let n = rows.n();
+        self.queries(ops, buffers, n, &normed[..n * hidden]);
+        let q = &mut buffers.q[..n * heads * (nope + rot)];
+        ops.rope(rope, q, heads, nope + rot, nope, rows.positions);
         let q_latent = &mut buffers.q_latent[..n * heads * (c + rot)];
         ops.linear_per_head(
             &self.k_b,
@@ -160,13 +171,13 @@ impl Mla {
             latent[c..].copy_from_slice(&q[nope..]);
         }
         let attended_latent = &mut buffers.attended_latent[..n * heads * c];
-        let split = !self.k_expand.is_empty() && expanded_parts(batch).next().is_some();
+        let split = !self.k_expand.is_empty() && expanded_parts(rows).next().is_some();
         let absorbed: Vec<SeqRows<'_>>;
         let sequences = if split {
-            absorbed = absorbed_parts(batch).collect();
+            absorbed = absorbed_parts(rows).collect();
             absorbed.as_slice()
         } else {
-            batch.sequences
+            rows.sequences
         };
         ops.attention(q_latent, kv, layer, sequences, heads, buffers.scale, attended_latent);
         let attended = &mut buffers.attended[..n * heads * v];
@@ -179,11 +190,11 @@ impl Mla {
             n,
         );
         if split {
-            for sequence in expanded_parts(batch) {
+            for sequence in expanded_parts(rows) {
                 self.expand(ops, buffers, kv, layer, &sequence);
             }
         }
-        ops.linear_add(&self.o_proj, &buffers.attended[..n * heads * v], n, x);
+        ops.linear_add(&self.o_proj, &buffers.attended[..n * heads * v], n, &mut x[..n * hidden]);
     }
 
     /// Computes the attention of one sequence's rows in the expanded form, from `buffers.q` into `buffers.attended`.
@@ -260,19 +271,19 @@ fn n_expanded((sequence, end): (&SeqRows<'_>, usize)) -> usize {
     end.saturating_sub(sequence.first_position).min(sequence.n_rows)
 }
 
-fn with_ends<'a>(batch: &'a ForwardBatch<'a>) -> impl Iterator<Item = (&'a SeqRows<'a>, usize)> {
-    batch.sequences.iter().zip(batch.expanded_ends.iter().copied().chain(std::iter::repeat(0)))
+fn with_ends<'a>(rows: BatchRows<'a>) -> impl Iterator<Item = (&'a SeqRows<'a>, usize)> {
+    rows.sequences.iter().zip(rows.expanded_ends.iter().copied().chain(std::iter::repeat(0)))
 }
 
 /// The rows of each sequence that are computed in the expanded form.
-fn expanded_parts<'a>(batch: &'a ForwardBatch<'a>) -> impl Iterator<Item = SeqRows<'a>> {
+fn expanded_parts<'a>(rows: BatchRows<'a>) -> impl Iterator<Item = SeqRows<'a>> {
     let part = |both: (&'a SeqRows<'a>, usize)| SeqRows { n_rows: n_expanded(both), ..*both.0 };
-    with_ends(batch).map(part).filter(|rows| rows.n_rows > 0)
+    with_ends(rows).map(part).filter(|rows| rows.n_rows > 0)
 }
 
 /// The rows of each sequence that are computed in the absorbed form.
-fn absorbed_parts<'a>(batch: &'a ForwardBatch<'a>) -> impl Iterator<Item = SeqRows<'a>> {
-    with_ends(batch)
+fn absorbed_parts<'a>(rows: BatchRows<'a>) -> impl Iterator<Item = SeqRows<'a>> {
+    with_ends(rows)
         .map(|both| {
             let (rows, skipped) = (both.0, n_expanded(both));
             SeqRows {

@@ -1,6 +1,6 @@
 //! The mixture of experts of DeepSeek-V2 and V3 (arXiv 2412.19437, section 2.1.2).
 
-use levain_kernels::{Matrix, Routing, vector};
+use levain_kernels::{FloatBuffer, Matrix, Routing, vector};
 use levain_weights::{MoeConfig, ScoringFunc, TopkMethod};
 
 use crate::experts::{ExpertCache, ExpertId};
@@ -38,7 +38,7 @@ pub(crate) enum Experts {
 #[derive(Debug)]
 pub(crate) struct MoeBuffers {
     /// `[rows_max, E]`
-    scores: Vec<f32>,
+    scores: FloatBuffer,
     /// Chosen experts and their weights, `[rows_max, K]`
     chosen: Vec<u32>,
     weights: Vec<f32>,
@@ -47,10 +47,10 @@ pub(crate) struct MoeBuffers {
     /// Where in `chosen` an expert is chosen; one expert's at a time.
     slots: Vec<usize>,
     /// The rows of one expert, and what it makes of them, `[rows_max, hidden]`
-    gathered: Vec<f32>,
-    result: Vec<f32>,
+    gathered: FloatBuffer,
+    result: FloatBuffer,
     /// What each chosen expert makes of its row, `[rows_max · K, hidden]`
-    outputs: Vec<f32>,
+    outputs: FloatBuffer,
     choice: Choice,
 }
 
@@ -58,14 +58,14 @@ impl MoeBuffers {
     pub(crate) fn new(config: &MoeConfig, hidden: usize, rows_max: usize) -> Self {
         let (experts, k) = (config.n_routed_experts, config.num_experts_per_tok);
         Self {
-            scores: vec![0.0; rows_max * experts],
+            scores: FloatBuffer::zeroed(rows_max * experts),
             chosen: vec![0; rows_max * k],
             weights: vec![0.0; rows_max * k],
             active: Vec::with_capacity(rows_max * k),
             slots: Vec::with_capacity(rows_max),
-            gathered: vec![0.0; rows_max * hidden],
-            result: vec![0.0; rows_max * hidden],
-            outputs: vec![0.0; rows_max * k * hidden],
+            gathered: FloatBuffer::zeroed(rows_max * hidden),
+            result: FloatBuffer::zeroed(rows_max * hidden),
+            outputs: FloatBuffer::zeroed(rows_max * k * hidden),
             choice: Choice::new(config),
         }
     }
