@@ -168,7 +168,7 @@ fn each_contradicted_field_is_refused() {
             ("moe_intermediate_size", 44, "shape"),
             ("num_hidden_layers", 3, "model.layers.2."),
             ("num_hidden_layers", 4000, "model.layers.2."),
-            ("num_attention_heads", 8, "shape"),
+            ("num_attention_heads", 8, "num_key_value_heads: is 4"),
             ("kv_lora_rank", 64, "shape"),
             ("qk_nope_head_dim", 32, "shape"),
             ("qk_rope_head_dim", 16, "shape"),
@@ -189,6 +189,11 @@ fn each_contradicted_field_is_refused() {
             cases.push((with(&changes), words));
         }
         cases.push((with(&[("num_hidden_layers", 1.into())]), "`num_hidden_layers` is 1"));
+        let heads = [("num_attention_heads", 8.into()), ("num_key_value_heads", 8.into())];
+        cases.push((with(&heads), "shape"));
+        for none in [json!(0), json!(null)] {
+            cases.push((with(&[("n_shared_experts", none)]), "`n_shared_experts` is 0"));
+        }
         for (config, words) in cases {
             fs::write(&file, config.to_string()).unwrap();
             let error = refusal(model.path());

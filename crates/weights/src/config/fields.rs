@@ -64,6 +64,10 @@ impl<'a> Fields<'a> {
         self.typed(name, "a text", Value::as_str)
     }
 
+    pub(crate) fn list(&self, name: &str) -> Result<Option<&'a Vec<Value>>, WeightsError> {
+        self.typed(name, "a list", Value::as_array)
+    }
+
     pub(crate) fn object(
         &self,
         name: &str,

@@ -26,9 +26,11 @@ pub(crate) fn from_json(file: &Path, bytes: &[u8]) -> Result<ModelConfig, Weight
         ModelType::DeepseekV2 | ModelType::DeepseekV3 => Some(mla(f)?),
         ModelType::Llama | ModelType::Qwen2 => None,
     };
+    // DeepSeek's follows from other fields.
+    let given = f.usize("head_dim")?;
     let head_dim = match &mla {
         Some(mla) => mla.qk_nope_head_dim.saturating_add(mla.qk_rope_head_dim),
-        None => match f.usize("head_dim")? {
+        None => match given {
             Some(dim) => dim,
             // Validation names the field.
             None if heads == 0 => 0,
@@ -49,10 +51,7 @@ pub(crate) fn from_json(file: &Path, bytes: &[u8]) -> Result<ModelConfig, Weight
         intermediate_size: f.require("intermediate_size", f.usize("intermediate_size")?)?,
         num_hidden_layers: f.require("num_hidden_layers", f.usize("num_hidden_layers")?)?,
         num_attention_heads: heads,
-        num_key_value_heads: match mla {
-            Some(_) => heads,
-            None => f.usize("num_key_value_heads")?.unwrap_or(heads),
-        },
+        num_key_value_heads: key_value_heads(f, heads, mla.is_some())?,
         head_dim,
         max_position_embeddings,
         rms_norm_eps: f32_of(f.f64("rms_norm_eps")?.unwrap_or(1e-6)),
@@ -90,6 +89,18 @@ fn unsupported(f: Fields<'_>, field: &str, found: &str, supported: &'static str)
     f.error(field, ConfigProblem::Unsupported { found, supported })
 }
 
+/// Latent attention makes keys and values for each query head.
+fn key_value_heads(f: Fields<'_>, heads: usize, latent: bool) -> Result<usize, WeightsError> {
+    let field = "num_key_value_heads";
+    let found = f.usize(field)?.unwrap_or(heads);
+    if latent && found != heads {
+        let expected = format!("the {heads} of num_attention_heads");
+        #[expect(clippy::cast_precision_loss, reason = "only shown in a message")]
+        return Err(f.error(field, ConfigProblem::OutOfRange { value: found as f64, expected }));
+    }
+    Ok(found)
+}
+
 /// Refuses settings that change the arithmetic in ways that are not implemented.
 fn refuse_variants(f: Fields<'_>, model_type: ModelType) -> Result<(), WeightsError> {
     if let Some(act) = f.string("hidden_act")?
@@ -111,7 +122,7 @@ fn refuse_variants(f: Fields<'_>, model_type: ModelType) -> Result<(), WeightsEr
     {
         return Err(unsupported(f, "partial_rotary_factor", &part.to_string(), "1"));
     }
-    for layer in f.get("layer_types").and_then(|types| types.as_array()).into_iter().flatten() {
+    for layer in f.list("layer_types")?.into_iter().flatten() {
         let name = layer.as_str().unwrap_or("something else");
         if name != "full_attention" {
             return Err(unsupported(f, "layer_types", name, "full_attention"));
@@ -158,14 +169,15 @@ fn moe(f: Fields<'_>, model_type: ModelType) -> Result<Option<MoeConfig>, Weight
         num_experts_per_tok: f.require("num_experts_per_tok", f.usize("num_experts_per_tok")?)?,
         n_shared_experts: f.usize("n_shared_experts")?.unwrap_or(0),
         moe_intermediate_size: f.require("moe_intermediate_size", f.usize("moe_intermediate_size")?)?,
-        first_k_dense_replace: f.usize("first_k_dense_replace")?.unwrap_or(0),
+        // Where a field is absent, transformers takes the value of the published model.
+        first_k_dense_replace: f.usize("first_k_dense_replace")?.unwrap_or(if v3 { 3 } else { 0 }),
         moe_layer_freq: f.usize("moe_layer_freq")?.unwrap_or(1),
         n_group: group("n_group")?,
         topk_group: group("topk_group")?,
         scoring_func,
         topk_method,
         norm_topk_prob: f.bool("norm_topk_prob")?.unwrap_or(v3),
-        routed_scaling_factor: f32_of(f.f64("routed_scaling_factor")?.unwrap_or(1.0)),
+        routed_scaling_factor: f32_of(f.f64("routed_scaling_factor")?.unwrap_or(if v3 { 2.5 } else { 1.0 })),
     }))
 }
 
@@ -217,6 +229,8 @@ fn rope_scaling(s: Fields<'_>, max_position_embeddings: usize) -> Result<RopeSca
         }
         (Some(name), _) => ("rope_type", name),
         (None, Some(name)) => ("type", name),
+        // A factor without a type would be left out without a word.
+        (None, None) if s.get("factor").is_some() => return Err(s.error("rope_type", ConfigProblem::Missing)),
         (None, None) => ("rope_type", "default"),
     };
     let number = |name| s.require(name, s.f64(name)?);

@@ -14,6 +14,9 @@ const HEADS_MAX: usize = 1 << 16;
 const HEAD_DIM_MAX: usize = 1 << 14;
 const CONTEXT_MAX: usize = 1 << 30;
 const EXPERTS_MAX: usize = 1 << 14;
+/// With its rotary part a latent is a key of the cache.
+const LATENT_MAX: usize = 1 << 15;
+const ATTENTION_FACTOR_MAX: f64 = 1e3;
 
 /// Checks all fields against their limits and each other.
 ///
@@ -33,7 +36,7 @@ pub(crate) fn validate(
     check.size("num_key_value_heads", c.num_key_value_heads, HEADS_MAX)?;
     // Its head_dim is a sum, and no field of the file.
     if let Some(mla) = &c.mla {
-        check.size("kv_lora_rank", mla.kv_lora_rank, WIDTH_MAX)?;
+        check.size("kv_lora_rank", mla.kv_lora_rank, LATENT_MAX)?;
         check.size("qk_nope_head_dim", mla.qk_nope_head_dim, HEAD_DIM_MAX)?;
         check.size("qk_rope_head_dim", mla.qk_rope_head_dim, HEAD_DIM_MAX)?;
         check.size("v_head_dim", mla.v_head_dim, HEAD_DIM_MAX)?;
@@ -177,7 +180,8 @@ impl Check<'_> {
                 let ok = beta_fast.is_finite() && beta_fast >= beta_slow;
                 self.float("rope_scaling.beta_fast", *beta_fast, ok, "at least beta_slow")?;
                 if let Some(x) = attention_factor {
-                    self.float("rope_scaling.attention_factor", *x, positive(*x), "above 0")?;
+                    let ok = *x > 0.0 && *x <= ATTENTION_FACTOR_MAX;
+                    self.float("rope_scaling.attention_factor", *x, ok, "above 0 and at most 1e3")?;
                 }
                 for (field, x) in
                     [("rope_scaling.mscale", mscale), ("rope_scaling.mscale_all_dim", mscale_all_dim)]

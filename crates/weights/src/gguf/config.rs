@@ -154,6 +154,10 @@ struct Keys<'a> {
 }
 
 impl Keys<'_> {
+    fn has(&self, name: &str) -> bool {
+        self.meta.get(&self.key(name)).is_some()
+    }
+
     fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.arch)
     }
@@ -170,6 +174,20 @@ impl Keys<'_> {
     fn optional_usize(&self, name: &str) -> Result<Option<usize>, WeightsError> {
         // What does not fit is far above every limit and fails validation as the largest number.
         Ok(self.meta.unsigned(&self.key(name))?.map(|n| usize::try_from(n).unwrap_or(usize::MAX)))
+    }
+
+    /// Refuses a key that says something else than what follows from others, each by one convention.
+    fn expect(&self, name: &str, expected: &[usize; 2]) -> Result<(), WeightsError> {
+        match self.optional_usize(name)? {
+            Some(found) if !expected.contains(&found) => {
+                let [one, other] = expected;
+                let expected = format!("{one} or {other}, which follow from other keys");
+                #[expect(clippy::cast_precision_loss, reason = "only shown in a message")]
+                let value = found as f64;
+                Err(self.error(name, ConfigProblem::OutOfRange { value, expected }))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn usize(&self, name: &str) -> Result<usize, WeightsError> {
@@ -218,6 +236,13 @@ impl Keys<'_> {
                 (name, self.usize(name)?, self.usize("attention.value_length")?)
             }
         };
+        let kv_lora_rank = self.usize("attention.kv_lora_rank")?;
+        if name == newer {
+            self.expect("attention.key_length", &[kv_lora_rank.saturating_add(rope), key])?;
+            self.expect("attention.value_length", &[kv_lora_rank, value])?;
+        }
+        // Writers disagree on what it counts, and nothing here depends on it: it has to be a number.
+        self.optional_usize("attention.head_count_kv")?;
         if key <= rope {
             #[expect(clippy::cast_precision_loss, reason = "only shown in a message")]
             let value = key as f64;
@@ -226,7 +251,7 @@ impl Keys<'_> {
         }
         Ok(MlaConfig {
             q_lora_rank: self.optional_usize("attention.q_lora_rank")?.filter(|&rank| rank > 0),
-            kv_lora_rank: self.usize("attention.kv_lora_rank")?,
+            kv_lora_rank,
             qk_nope_head_dim: key.saturating_sub(rope),
             qk_rope_head_dim: rope,
             v_head_dim: value,
@@ -390,6 +415,8 @@ impl Keys<'_> {
             "rms_norm_eps" => "attention.layer_norm_rms_epsilon",
             "kv_lora_rank" => "attention.kv_lora_rank",
             "q_lora_rank" => "attention.q_lora_rank",
+            "qk_nope_head_dim" if self.has("attention.key_length_mla") => "attention.key_length_mla",
+            "v_head_dim" if self.has("attention.value_length_mla") => "attention.value_length_mla",
             "qk_nope_head_dim" => "attention.key_length",
             "qk_rope_head_dim" => "rope.dimension_count",
             "v_head_dim" => "attention.value_length",

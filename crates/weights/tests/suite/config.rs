@@ -251,6 +251,28 @@ fn impossible_values_of_deepseek_are_refused_by_field() {
     for field in ["n_group", "topk_group"] {
         refused(&ModelSpec::deepseek_v3(), json!({ field: null }), &format!("{field}: is missing"));
     }
+    // What follows from other fields has to agree with them, or to be of the right type at least.
+    let v3 = ModelSpec::deepseek_v3();
+    for value in [json!(0), json!(1), json!(8), json!(-1), json!("4"), json!([4]), json!(true)] {
+        refused(&v3, json!({"num_key_value_heads": value}), "num_key_value_heads: is ");
+    }
+    for value in [json!(-1), json!("8"), json!(1.5)] {
+        refused(&v3, json!({"head_dim": value}), "head_dim: is ");
+        refused(&v3, json!({"layer_types": value}), "layer_types: is ");
+    }
+    // With its rotary part it would be wider than any key of a cache.
+    refused(&v3, json!({"kv_lora_rank": 65536}), "kv_lora_rank: is 65536, expected 1 to 32768");
+}
+
+/// Where a field is absent, transformers takes the published model's value.
+#[test]
+fn absent_fields_of_deepseek_have_the_published_values() {
+    for (spec, scale, dense) in [(ModelSpec::deepseek_v3(), 2.5, 3), (ModelSpec::deepseek_v2(), 1.0, 0)] {
+        let spec = ModelSpec { num_hidden_layers: 4, ..spec };
+        let changes = json!({"routed_scaling_factor": null, "first_k_dense_replace": null});
+        let moe = parse(&with(&spec, changes)).unwrap().moe.unwrap();
+        assert_eq!((moe.routed_scaling_factor, moe.first_k_dense_replace), (scale, dense));
+    }
 }
 
 #[test]
@@ -280,7 +302,9 @@ fn contradictory_rope_settings_are_refused() {
         (json!({"mscale": -1}), "rope_scaling.mscale"),
         (json!({"mscale_all_dim": 1e9}), "rope_scaling.mscale_all_dim"),
         (json!({"attention_factor": 0}), "rope_scaling.attention_factor"),
+        (json!({"attention_factor": 1e6}), "rope_scaling.attention_factor"),
         (json!({"type": "longrope"}), "rope_scaling.type"),
+        (json!({"type": null}), "rope_scaling.rope_type: is missing"),
     ] {
         let mut scaling = yarn.clone();
         scaling.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());

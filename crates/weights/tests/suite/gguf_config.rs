@@ -235,11 +235,38 @@ fn impossible_metadata_of_deepseek_are_refused_by_key() {
         refused(key, f32::NAN.into());
         refused(key, (-1f32).into());
     }
+    for value in ["4".into(), MetadataValue::I32(-1), MetadataValue::F32(4.0)] {
+        refused("attention.head_count_kv", value);
+    }
+    refused("rope.scaling.attn_factor", 1e6f32.into());
     refused("rope.scaling.yarn_ext_factor", 0.5f32.into());
     refused("rope.scaling.type", "longrope".into());
     refused("rope.scaling.original_context_length", 0u32.into());
     refused("expert_gating_func", 7u32.into());
     refused("expert_weights_norm", 1u32.into());
+    // In newer files, whose own keys describe the heads, the older ones describe the cache.
+    let newer = |change: (&'static str, MetadataValue)| {
+        let keys = [
+            ("attention.head_count_kv", 1u32.into()),
+            ("attention.key_length", 24u32.into()),
+            ("attention.value_length", 16u32.into()),
+            ("attention.key_length_mla", 24u32.into()),
+            ("attention.value_length_mla", 12u32.into()),
+        ];
+        open("deepseek2", &set(set(deepseek(), &keys), &[change]), &[])
+    };
+    for key in ["attention.key_length", "attention.value_length"] {
+        for value in [0u32.into(), 25u32.into(), "24".into(), MetadataValue::U64(u64::MAX)] {
+            let error = newer((key, value)).unwrap_err();
+            assert!(error.contains(&format!("deepseek2.{key}")), "{error}");
+        }
+    }
+    for key in ["attention.key_length_mla", "attention.value_length_mla"] {
+        for value in [0u32.into(), u32::MAX.into(), "24".into()] {
+            let error = newer((key, value)).unwrap_err();
+            assert!(error.contains(&format!("deepseek2.{key}")), "{error}");
+        }
+    }
     // Three groups of eight experts, and more experts than the kept groups have.
     let d = |changes: &[(&'static str, MetadataValue)]| open("deepseek2", &set(deepseek(), changes), &[]);
     let groups =
