@@ -1,5 +1,7 @@
 //! How an engine is set up.
 
+use levain_weights::ModelConfig;
+
 use crate::disk::DiskCacheConfig;
 use crate::error::EngineError;
 use crate::spec::DRAFT_TOKENS_MAX;
@@ -17,6 +19,23 @@ pub enum KvCacheType {
     /// 1.0625 bytes a value.
     Q8_0,
 }
+
+/// Which rows of prompts latent attention computes in its expanded form. That form does a third of the arithmetic
+/// between a row and what is before it, but expands all of that again for each step: it pays for hundreds of rows a
+/// step far into a long prompt, and keeps other sequences waiting. Both forms give the same but for rounding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExpandedPrompts {
+    /// From position [`EXPANDED_FROM_DEFAULT`] on where there is one sequence at a time, otherwise none.
+    #[default]
+    Auto,
+    /// None.
+    Never,
+    /// Whole blocks of a prompt from this position on, rounded up to a block.
+    From(usize),
+}
+
+/// Where the expanded form begins unless told otherwise: before, there is too little to gain.
+pub const EXPANDED_FROM_DEFAULT: usize = 1024;
 
 /// Where drafts for speculative decoding come from. It turns itself off while it does not pay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,10 +78,8 @@ pub struct EngineConfig {
     pub speculation: Speculation,
     /// Tokens drafted for each step, at most 8. `None` measures and chooses, and stops where drafts do not pay.
     pub draft_tokens: Option<usize>,
-    /// Latent attention computes whole windows of this many prompt positions in its expanded form; 0 never. The
-    /// expanded form does less arithmetic where a step has several hundred rows of a prompt far into a long context,
-    /// and more elsewhere; results agree but for rounding. A multiple of [`crate::BLOCK_LEN`].
-    pub expanded_prompt_window: usize,
+    /// Which rows of prompts latent attention computes in its expanded form.
+    pub expanded_prompts: ExpandedPrompts,
     /// Whether sequences reuse what was computed for others with the same beginning and tenant.
     pub prefix_cache: bool,
     /// Where blocks that were let go are kept on the disk, also for the next run; `None` keeps none. Needs
@@ -87,7 +104,7 @@ impl Default for EngineConfig {
             memory_limit: None,
             speculation: Speculation::Off,
             draft_tokens: None,
-            expanded_prompt_window: 0,
+            expanded_prompts: ExpandedPrompts::Auto,
             prefix_cache: true,
             disk_cache: None,
         }
@@ -101,6 +118,18 @@ impl EngineConfig {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             threads => threads,
         }
+    }
+
+    /// The position from which on prompts are computed in the expanded form of latent attention, if any are.
+    pub(crate) fn expanded_from(&self, model: &ModelConfig) -> Option<usize> {
+        let from = match self.expanded_prompts {
+            ExpandedPrompts::Auto if self.max_num_seqs == 1 => EXPANDED_FROM_DEFAULT,
+            ExpandedPrompts::Auto | ExpandedPrompts::Never => return None,
+            ExpandedPrompts::From(position) => position,
+        };
+        let context =
+            self.context_length.unwrap_or(CONTEXT_LENGTH_DEFAULT).min(model.max_position_embeddings);
+        (model.mla.is_some() && from < context).then_some(from)
     }
 
     pub(crate) fn validate(&self) -> Result<(), EngineError> {
@@ -119,9 +148,6 @@ impl EngineConfig {
         if let Some(drafted) = self.draft_tokens {
             check("draft_tokens", drafted, (1..=DRAFT_TOKENS_MAX).contains(&drafted), "from 1 to 8")?;
         }
-        let window = self.expanded_prompt_window;
-        let blocks = window.is_multiple_of(crate::plan::BLOCK_LEN);
-        check("expanded_prompt_window", window, blocks, "a multiple of 32, or 0")?;
         let queued = self.max_queued_requests;
         check("max_queued_requests", queued, (1..=65_536).contains(&queued), "from 1 to 65536")?;
         if let Some(length) = self.context_length {

@@ -108,7 +108,7 @@ impl Engine {
             context_length: plan.context_length,
             expert_cache_bytes: plan.expert_cache_bytes,
             mtp: plan::loads_mtp(&model_config, &config),
-            expanded: config.expanded_prompt_window > 0,
+            expanded_from: config.expanded_from(&model_config),
         };
         let model = Model::load(checkpoint, &model_config, Arc::clone(&pool), &options)?;
         // Only now is it certain that the description is that of the weights.
@@ -154,9 +154,8 @@ impl Engine {
         let flag = Arc::clone(&cancelled);
         let mut submission =
             Submission::new(request, injector.clone(), flag, context_length, self.inner.drafts);
-        if self.inner.model.mla.is_some() {
-            let window = self.inner.config.expanded_prompt_window;
-            submission.sequences.iter_mut().for_each(|sequence| sequence.expand_windows(window, BLOCK_LEN));
+        if let Some(from) = self.inner.config.expanded_from(&self.inner.model) {
+            submission.sequences.iter_mut().for_each(|sequence| sequence.expand_prompt(from, BLOCK_LEN));
         }
         let limit = self.inner.config.max_queued_requests;
         let mut inbox = lock(&self.inner.shared.inbox);

@@ -28,7 +28,9 @@ mod stats;
 mod worker;
 
 pub use arch::latent_dtype;
-pub use config::{CONTEXT_LENGTH_DEFAULT, EngineConfig, KvCacheType, Speculation};
+pub use config::{
+    CONTEXT_LENGTH_DEFAULT, EXPANDED_FROM_DEFAULT, EngineConfig, ExpandedPrompts, KvCacheType, Speculation,
+};
 pub use cost::TokenCost;
 pub use disk::{DiskCacheConfig, DiskCacheStats};
 pub use engine::{Engine, RequestHandle, Shutdown};

@@ -6,11 +6,11 @@ use levain_kernels::{Pool, SeqRows};
 use levain_weights::Checkpoint;
 
 use crate::arch::{LoadOptions, Model};
-use crate::config::EngineConfig;
+use crate::config::{EngineConfig, ExpandedPrompts};
 use crate::error::EngineError;
 use crate::memory::free_memory;
 use crate::ops::{BatchRows, ForwardBatch};
-use crate::plan;
+use crate::plan::{self, BLOCK_LEN};
 
 /// Rows of a step.
 const STEP_ROWS: usize = 256;
@@ -37,7 +37,10 @@ pub fn logits(
     if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab_size) {
         return Err(EngineError::TokenOutOfRange { token, vocab_size });
     }
+    let expanded_from = config.expanded_from(&model_config);
+    let expanded_prompts = expanded_from.map_or(ExpandedPrompts::Never, ExpandedPrompts::From);
     let config = EngineConfig {
+        expanded_prompts,
         context_length: Some(tokens.len()),
         max_num_seqs: 1,
         max_num_batched_tokens: STEP_ROWS,
@@ -51,10 +54,12 @@ pub fn logits(
         context_length: plan.context_length,
         expert_cache_bytes: plan.expert_cache_bytes,
         mtp: plan::loads_mtp(&model_config, &config),
-        expanded: config.expanded_prompt_window > 0,
+        expanded_from,
     };
     let pool = Arc::new(Pool::new(config.resolved_threads()));
     let mut model = Model::load(checkpoint, &model_config, pool, &options)?;
+    let end = tokens.len() / BLOCK_LEN * BLOCK_LEN;
+    let expanded = expanded_from.map_or(0..0, |from| from.next_multiple_of(BLOCK_LEN)..end);
     let table: Vec<u32> = (0..plan.n_blocks() as u32).collect();
     let mut row = vec![0.0; LOGIT_ROWS * vocab_size];
     for (step, tokens) in tokens.chunks(STEP_ROWS).enumerate() {
@@ -65,7 +70,11 @@ pub fn logits(
         let batch = ForwardBatch {
             tokens,
             slots: &positions,
-            rows: BatchRows { positions: &positions, sequences: &[rows], expanded_ends: &[] },
+            rows: BatchRows {
+                positions: &positions,
+                sequences: &[rows],
+                expanded: std::slice::from_ref(&expanded),
+            },
             wanted: None,
         };
         model.forward(&batch, &mut kv)?;

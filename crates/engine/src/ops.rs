@@ -3,6 +3,7 @@
 //! Rows are tokens of any sequences, in any mix; `n` is their number. Every output row depends on its own input
 //! row and on what the cache holds for its sequence, never on the other rows of the call.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use levain_kernels::{
@@ -38,9 +39,9 @@ pub(crate) struct BatchRows<'a> {
     pub(crate) positions: &'a [u32],
     /// Which rows belong to which sequence.
     pub(crate) sequences: &'a [SeqRows<'a>],
-    /// For each sequence the position before which latent attention computes its rows in the expanded form; none
-    /// where the list is shorter.
-    pub(crate) expanded_ends: &'a [usize],
+    /// For each sequence the positions at which latent attention computes its rows in the expanded form; none where
+    /// the list is shorter.
+    pub(crate) expanded: &'a [Range<usize>],
 }
 
 impl BatchRows<'_> {
@@ -114,6 +115,9 @@ pub(crate) struct RmsNorm {
 pub(crate) struct HeadRows {
     pub(crate) stride: usize,
 }
+
+/// Rows that a thread copies at a time.
+const ROWS_A_TASK: usize = 64;
 
 /// The CPU: its threads and their scratch memory.
 #[derive(Debug)]
@@ -202,6 +206,35 @@ impl Ops {
     pub(crate) fn project(&mut self, weight: &Matrix, x: &[f32], n: usize, y: &mut [f32]) {
         let product = Product { w: weight, bias: None, y, add: false };
         matmul(&self.pool, &mut self.matmul, x, n, &mut [product]);
+    }
+
+    /// `y = x · wᵀ` without a bias for each pair of matrix and result; all share `x` `[n, in]`.
+    pub(crate) fn project_each<'a>(
+        &mut self,
+        outputs: impl Iterator<Item = (&'a Matrix, &'a mut [f32])>,
+        x: &[f32],
+        n: usize,
+    ) {
+        let product = |(w, y)| Product { w, bias: None, y, add: false };
+        let mut products: Vec<Product<'_>> = outputs.map(product).collect();
+        matmul(&self.pool, &mut self.matmul, x, n, &mut products);
+    }
+
+    /// Fills the rows of two arrays, given with their widths, side by side on all threads.
+    pub(crate) fn for_rows(
+        &self,
+        (a, a_width, b, b_width): (&mut [f32], usize, &mut [f32], usize),
+        fill: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+    ) {
+        let parts = a.chunks_mut(ROWS_A_TASK * a_width).zip(b.chunks_mut(ROWS_A_TASK * b_width));
+        let parts: Vec<_> = parts.map(Mutex::new).collect();
+        self.pool.run(parts.len(), &|index| {
+            let mut part = lock(&parts[index]);
+            let (a, b) = &mut *part;
+            for (row, (a, b)) in a.chunks_exact_mut(a_width).zip(b.chunks_exact_mut(b_width)).enumerate() {
+                fill(index * ROWS_A_TASK + row, a, b);
+            }
+        });
     }
 
     /// `y[i, h] = x[i, h] · weights[h]ᵀ` for each row i and head h: every head has a matrix of its own.
@@ -300,16 +333,18 @@ impl Ops {
         attention(&self.pool, ws, q, kv, layer, sequences, n_heads, scale, out);
     }
 
-    /// Causal attention of one head's `q` `[n, k_dim]`, whose rows begin at `first_position`, over plain keys and
-    /// values, into `out` `[n, v_dim]`.
+    /// Causal attention of `q` `[n, n_heads * k_dim]`, whose rows begin at `first_position`, over plain keys and
+    /// values, into `out` `[n, n_heads * v_dim]`.
     pub(crate) fn attention_over_rows(
         &mut self,
         q: &[f32],
         rows: &KeyValueRows<'_>,
         first_position: usize,
+        n_heads: usize,
         scale: f32,
         out: &mut [f32],
     ) {
-        attention_over_rows(&self.pool, &mut self.attention, q, rows, first_position, 1, scale, out);
+        let ws = &mut self.attention;
+        attention_over_rows(&self.pool, ws, q, rows, first_position, n_heads, scale, out);
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use levain_kernels::{DType, KvCache, KvDType, KvLayout};
 use levain_weights::{Checkpoint, ModelConfig, TensorEntry};
 
-use crate::arch::{cols_max, latent_dtype};
+use crate::arch::{EXPANDED_ROWS, cols_max, latent_dtype};
 use crate::config::{CONTEXT_LENGTH_DEFAULT, EngineConfig, KvCacheType, Speculation};
 use crate::cost::layer_of;
 use crate::disk;
@@ -407,16 +407,19 @@ fn scratch_bytes(config: &ModelConfig, engine: &EngineConfig) -> u64 {
 }
 
 /// What the expanded form of latent attention takes: its half of `kv_b_proj` a second time, in 4 bytes at most, and
-/// one head's keys and values of a whole context.
+/// latents, keys and values of a whole context, for as many heads as are computed at a time.
 fn expanded_bytes(config: &ModelConfig, engine: &EngineConfig) -> u64 {
-    let Some(mla) = config.mla.as_ref().filter(|_| engine.expanded_prompt_window > 0) else { return 0 };
+    let Some(mla) = config.mla.as_ref().filter(|_| engine.expanded_from(config).is_some()) else { return 0 };
     let [latent, nope, rope, v] =
         [mla.kv_lora_rank, mla.qk_nope_head_dim, mla.qk_rope_head_dim, mla.v_head_dim].map(|n| n as u64);
-    let heads = (config.num_hidden_layers as u64).saturating_mul(config.num_attention_heads as u64);
-    let weights = heads.saturating_mul(nope).saturating_mul(latent);
+    let heads = config.num_attention_heads as u64;
+    let weights = (config.num_hidden_layers as u64 * heads).saturating_mul(nope).saturating_mul(latent);
     let context = engine.context_length.unwrap_or(CONTEXT_LENGTH_DEFAULT).min(config.max_position_embeddings);
-    let rows = (context as u64).saturating_mul(latent + 2 * (nope + rope) + v);
-    weights.saturating_add(rows).saturating_mul(4)
+    let context = context as u64;
+    let head_rows = context.saturating_mul(heads).min(context.max(EXPANDED_ROWS as u64));
+    let entries = context.saturating_mul(2 * latent + rope);
+    let expanded = head_rows.saturating_mul(2 * (nope + rope + v));
+    weights.saturating_add(entries).saturating_add(expanded).saturating_mul(4)
 }
 
 /// The cache's shape: a key and a value a head, or one latent with its rotary part for all heads (MLA).

@@ -50,9 +50,9 @@ pub(crate) struct Sequence {
     pub(crate) was_preempted: bool,
     /// Where it may be speculated on.
     pub(crate) drafts: Option<Box<Drafts>>,
-    /// Positions before this are computed in the expanded form of latent attention. It depends on the prompt alone,
-    /// so that no chunking, batch or cache changes a result.
-    pub(crate) expanded_end: usize,
+    /// Positions that are computed in the expanded form of latent attention, whole blocks. They depend on the prompt
+    /// alone, so that it does not matter how it was cut into steps.
+    pub(crate) expanded: Range<usize>,
     chain: HashChain,
 }
 
@@ -70,7 +70,7 @@ impl Sequence {
         tokens.extend_from_slice(prompt);
         let blocks_max = len_max.max(prompt.len()).div_ceil(block_len);
         let mut chain = HashChain::new(tenant, blocks_max);
-        chain.extend(&tokens, block_len, 0);
+        chain.extend(&tokens, block_len, &(0..0));
         Self {
             job,
             answer,
@@ -86,19 +86,19 @@ impl Sequence {
             may_reuse: true,
             cached_tokens: 0,
             was_preempted: false,
-            expanded_end: 0,
+            expanded: 0..0,
             drafts: None,
             chain,
         }
     }
 
-    /// Computes whole windows of its prompt in the expanded form; a window is a multiple of a block.
-    pub(crate) fn expand_windows(&mut self, window: usize, block_len: usize) {
-        let end = self.prompt_len.checked_div(window).unwrap_or(0) * window;
-        if end > 0 {
-            self.expanded_end = end;
+    /// Computes whole blocks of its prompt from position `from` on in the expanded form.
+    pub(crate) fn expand_prompt(&mut self, from: usize, block_len: usize) {
+        let expanded = from.next_multiple_of(block_len)..self.prompt_len / block_len * block_len;
+        if !expanded.is_empty() {
+            self.expanded = expanded;
             self.chain = HashChain::new(self.tenant, self.chain.hashes.capacity());
-            self.chain.extend(&self.tokens, block_len, end);
+            self.chain.extend(&self.tokens, block_len, &self.expanded);
         }
     }
 
@@ -118,7 +118,7 @@ impl Sequence {
     /// Adds a generated token.
     pub(crate) fn push(&mut self, token: u32, block_len: usize) {
         self.tokens.push(token);
-        self.chain.extend(&self.tokens, block_len, self.expanded_end);
+        self.chain.extend(&self.tokens, block_len, &self.expanded);
     }
 
     /// Tokens drafted for the step that is being made.
@@ -140,7 +140,7 @@ impl Sequence {
             None => self.chain.root,
             Some(before) => *self.chain.hashes.get(before)?,
         };
-        let expanded = start < self.expanded_end;
+        let expanded = self.expanded.contains(&start);
         Some(BlockText { parent, tokens: self.tokens.get(start..end)?, expanded })
     }
 }
@@ -159,10 +159,10 @@ impl HashChain {
         Self { root: hasher.hash(), hasher, hashes: Vec::with_capacity(blocks_max) }
     }
 
-    fn extend(&mut self, tokens: &[u32], block_len: usize, expanded_end: usize) {
+    fn extend(&mut self, tokens: &[u32], block_len: usize, expanded: &Range<usize>) {
         while (self.hashes.len() + 1) * block_len <= tokens.len() {
             let start = self.hashes.len() * block_len;
-            self.hasher = self.hasher.next(&tokens[start..start + block_len], start < expanded_end);
+            self.hasher = self.hasher.next(&tokens[start..start + block_len], expanded.contains(&start));
             self.hashes.push(self.hasher.hash());
         }
     }

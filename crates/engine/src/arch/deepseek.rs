@@ -245,7 +245,7 @@ fn load_attention(
     };
     let (k_b, v_b) = load_kv_b(loader, heads, mla, p)?;
     let kv_dim = mla.kv_lora_rank + mla.qk_rope_head_dim;
-    let k_expand = match options.expanded {
+    let k_expand = match options.expanded_from.is_some() {
         true => k_b.iter().map(|k_b| transpose(loader, k_b)).collect::<Result<_, _>>()?,
         false => Vec::new(),
     };
@@ -296,14 +296,18 @@ pub fn latent_dtype(stored: DType) -> DType {
     }
 }
 
-/// The transpose of a matrix; one that is quantised comes back in half precision.
+/// The transpose of a matrix; one that is quantised comes back in blocks of eight bits, since its own blocks lie
+/// across the new rows.
 fn transpose(loader: &Loader<'_>, matrix: &Matrix) -> Result<Matrix, EngineError> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let mut values = vec![0.0; rows * cols];
     for (row, values) in values.chunks_exact_mut(cols).enumerate() {
         matrix.row_to_f32(row, values);
     }
-    let dtype = if matrix.dtype().is_float() { matrix.dtype() } else { DType::F16 };
+    let dtype = match matrix.dtype() {
+        dtype if dtype.is_float() || !rows.is_multiple_of(DType::Q8_0.block_len()) => dtype,
+        _ => DType::Q8_0,
+    };
     loader.pack_as(dtype, cols, rows, &transposed(&values, cols))
 }
 

@@ -18,7 +18,8 @@ use crate::experts::ExpertStats;
 use crate::ops::{ForwardBatch, Ops, RmsNorm};
 use loader::Loader;
 
-pub(crate) use common::cols_max;
+pub(crate) use common::{EXPANDED_ROWS, cols_max};
+
 pub use deepseek::latent_dtype;
 
 /// The layers of an architecture, between embedding and final norm.
@@ -65,8 +66,9 @@ pub(crate) struct LoadOptions {
     pub(crate) expert_cache_bytes: Option<u64>,
     /// Whether to load the layer for multi-token prediction.
     pub(crate) mtp: bool,
-    /// Whether latent attention is to have its expanded form too.
-    pub(crate) expanded: bool,
+    /// The position from which on prompts may be computed in the expanded form of latent attention; `None` where that
+    /// never happens.
+    pub(crate) expanded_from: Option<usize>,
 }
 
 /// What predicting the token after the next works in.
@@ -108,6 +110,7 @@ pub(crate) struct Model {
     /// Residual stream of the last step, `[rows_max, hidden]`.
     x: FloatBuffer,
     attention_part: f64,
+    expanded_from: Option<usize>,
     /// Where there is a layer that predicts the token after the next.
     ahead: Option<Ahead>,
     /// Rows of it that go into logits, as they are and after the final norm, `[logit_rows_max, hidden]`.
@@ -154,6 +157,7 @@ impl Model {
             gathered: FloatBuffer::zeroed(logit_rows_max * hidden),
             normed: FloatBuffer::zeroed(logit_rows_max * hidden),
             attention_part: common::attention_part(config),
+            expanded_from: options.expanded_from,
             ahead: options.mtp.then(|| Ahead::new(rows_max, hidden)),
         })
     }
@@ -172,6 +176,11 @@ impl Model {
     /// Multiplications that a position before a row adds, as part of those that a row takes anyway; about.
     pub(crate) fn attention_part(&self) -> f64 {
         self.attention_part
+    }
+
+    /// The position from which on prompts may be computed in the expanded form of latent attention.
+    pub(crate) fn expanded_from(&self) -> Option<usize> {
+        self.expanded_from
     }
 
     pub(crate) fn hidden_size(&self) -> usize {

@@ -1,12 +1,13 @@
 //! Logits against those of Hugging Face transformers, and against themselves in other groupings.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use levain_kernels::{DType, SeqRows, dequantize_row};
 use levain_weights::convert_to_gguf;
 
 use super::*;
-use crate::config::EngineConfig;
+use crate::config::{EngineConfig, ExpandedPrompts};
 use crate::ops::{BatchRows, WantedRows};
 use crate::plan::{self, BLOCK_LEN};
 
@@ -50,7 +51,7 @@ struct Run {
     blocks: Vec<u32>,
     vocab: usize,
     /// Positions before this are computed in the expanded form of latent attention.
-    expanded_end: usize,
+    expanded: Range<usize>,
 }
 
 impl Run {
@@ -71,11 +72,11 @@ impl Run {
             context_length: plan.context_length,
             expert_cache_bytes: bytes,
             mtp: plan::loads_mtp(&model_config, config),
-            expanded: config.expanded_prompt_window > 0,
+            expanded_from: config.expanded_from(&model_config),
         };
         let model = Model::load(&checkpoint, &model_config, pool, &options).unwrap();
         let blocks = (0..plan.n_blocks() as u32).rev().collect();
-        Self { vocab: model.vocab_size(), model, kv, blocks, expanded_end: 0 }
+        Self { vocab: model.vocab_size(), model, kv, blocks, expanded: 0..0 }
     }
 
     /// A cache of the same blocks for the layer for multi-token prediction.
@@ -96,8 +97,8 @@ impl Run {
         let slots: Vec<u32> = positions.iter().map(slot).collect();
         let rows =
             SeqRows { block_table: &self.blocks, first_row: 0, n_rows: tokens.len(), first_position: first };
-        let (sequences, expanded_ends) = (&[rows], &[self.expanded_end]);
-        let rows = BatchRows { positions: &positions, sequences, expanded_ends };
+        let (sequences, expanded) = (&[rows], std::slice::from_ref(&self.expanded));
+        let rows = BatchRows { positions: &positions, sequences, expanded };
         let skipped = tokens.len() - wanted;
         let indices: Vec<usize> = (skipped..tokens.len()).collect();
         let tail = SeqRows {
@@ -107,7 +108,7 @@ impl Run {
             first_position: first + skipped,
         };
         let tails = if wanted > 0 { &[tail][..] } else { &[] };
-        let some = BatchRows { positions: &positions[skipped..], sequences: tails, expanded_ends };
+        let some = BatchRows { positions: &positions[skipped..], sequences: tails, expanded };
         let wanted = (skipped > 0).then_some(WantedRows { indices: &indices, rows: some });
         let batch = ForwardBatch { tokens, slots: &slots, rows, wanted };
         self.model.forward(&batch, &mut self.kv).unwrap();
@@ -130,24 +131,24 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 }
 
 fn check_parity(folder: &Path) {
-    check_parity_of(folder, folder, 0);
+    check_parity_of(folder, folder, 0..0);
 }
 
 /// The same with the first positions in the expanded form of latent attention.
-fn check_parity_expanded(folder: &Path, expanded_end: usize) {
-    check_parity_of(folder, folder, expanded_end);
+fn check_parity_expanded(folder: &Path, expanded: Range<usize>) {
+    check_parity_of(folder, folder, expanded);
 }
 
 /// The model at `path` against the reference in `folder`.
-fn check_parity_of(path: &Path, folder: &Path, expanded_end: usize) {
+fn check_parity_of(path: &Path, folder: &Path, expanded: Range<usize>) {
     let config = EngineConfig {
         threads: 2,
         kv_dtype: crate::KvCacheType::F32,
-        expanded_prompt_window: 32,
+        expanded_prompts: ExpandedPrompts::From(0),
         ..EngineConfig::default()
     };
     let mut run = Run::new(path, &config);
-    run.expanded_end = expanded_end;
+    run.expanded = expanded.clone();
     let (prompt, greedy) = (ids(folder, "prompt"), ids(folder, "greedy"));
     let (logits, vocab) = expected(folder, "logits");
     let (greedy_logits, _) = expected(folder, "greedy_logits");
@@ -207,15 +208,19 @@ fn shared(name: &str) -> Option<PathBuf> {
 fn the_expanded_form_agrees_with_transformers_and_itself() {
     for name in ["deepseek-v2-tiny", "deepseek-v3-tiny"] {
         let folder = fixture(name);
-        check_parity_expanded(&folder, 1000);
-        check_parity_expanded(&folder, 20);
+        check_parity_expanded(&folder, 0..1000);
+        check_parity_expanded(&folder, 9..20);
         let prompt = ids(&folder, "prompt");
         for kv_dtype in [crate::KvCacheType::F32, crate::KvCacheType::F16, crate::KvCacheType::Q8_0] {
-            let config =
-                EngineConfig { threads: 2, kv_dtype, expanded_prompt_window: 32, ..EngineConfig::default() };
+            let config = EngineConfig {
+                threads: 2,
+                kv_dtype,
+                expanded_prompts: ExpandedPrompts::From(0),
+                ..EngineConfig::default()
+            };
             let logits = |chunk| {
                 let mut run = Run::new(&folder, &config);
-                run.expanded_end = 20;
+                run.expanded = 9..20;
                 run.in_chunks(&prompt, chunk)
             };
             let whole = logits(prompt.len());
@@ -285,8 +290,8 @@ fn models_named_by_the_environment_agree_with_transformers() {
         let has_mtp = Checkpoint::open(&folder.join("expected.safetensors")).unwrap().contains("mtp_logits");
         for path in std::iter::once(folder.clone()).chain(inside(&folder.join("gguf"))) {
             let checked = std::panic::catch_unwind(|| {
-                for expanded_end in [0, 1000, 20] {
-                    check_parity_of(&path, &folder, expanded_end);
+                for expanded in [0..0, 0..1000, 9..20] {
+                    check_parity_of(&path, &folder, expanded);
                 }
                 if path == folder {
                     check_chunks(&folder);
@@ -320,12 +325,16 @@ fn rows_are_the_same_whichever_of_their_step_are_wanted() {
         let folder = fixture(name);
         let mut text = ids(&folder, "prompt");
         text.extend(ids(&folder, "greedy"));
-        for (threads, bytes, expanded_end) in [(1, None, 0), (2, None, 20), (2, Some(30_000), 0)] {
-            let config = EngineConfig { threads, expanded_prompt_window: 32, ..EngineConfig::default() };
+        for (threads, bytes, expanded) in [(1, None, 0..0), (2, None, 9..20), (2, Some(30_000), 0..0)] {
+            let config = EngineConfig {
+                threads,
+                expanded_prompts: ExpandedPrompts::From(0),
+                ..EngineConfig::default()
+            };
             let bytes = bytes.filter(|_| name.starts_with("deepseek"));
             let new = || {
                 let mut run = Run::with_experts(&folder, &config, bytes);
-                run.expanded_end = expanded_end;
+                run.expanded = expanded.clone();
                 run
             };
             let mut whole = new();
@@ -394,7 +403,7 @@ fn a_checkpoint_that_shrinks_fails_the_step_and_not_the_program() {
     model.set_len(4096).unwrap();
     let rows = SeqRows { block_table: &run.blocks, first_row: 0, n_rows: 1, first_position: 0 };
     let slots = [run.blocks[0] * BLOCK_LEN as u32];
-    let rows = BatchRows { positions: &[0], sequences: &[rows], expanded_ends: &[] };
+    let rows = BatchRows { positions: &[0], sequences: &[rows], expanded: &[] };
     let batch = ForwardBatch { tokens: &[5], slots: &slots, rows, wanted: None };
     let error = run.model.forward(&batch, &mut run.kv).unwrap_err();
     assert!(error.to_string().contains("shorter"), "{error}");
@@ -427,7 +436,7 @@ fn check_mtp(folder: &Path, path: &Path, bytes: Option<u64>) {
                 first_position: range.start,
             };
             let tokens = &prompt[range.start + 1..range.end + 1];
-            let rows = BatchRows { positions: &positions, sequences: &[sequence], expanded_ends: &[] };
+            let rows = BatchRows { positions: &positions, sequences: &[sequence], expanded: &[] };
             let batch = ForwardBatch { tokens, slots: &slots, rows, wanted: None };
             let rows: Vec<usize> = (0..range.len()).collect();
             assert!(run.model.predict_ahead(&batch, &mut layer_kv, AheadOf::Step(&rows)).unwrap());

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::config::{EXPANDED_FROM_DEFAULT, ExpandedPrompts};
 
 const GIB: u64 = 1 << 30;
 
@@ -114,20 +115,25 @@ fn f32_weights_get_an_f32_cache_unless_told_otherwise() {
 fn the_expanded_form_is_paid_for_where_it_is_asked_for() {
     let shape = config("deepseek-v3-tiny");
     let mla = shape.mla.clone().unwrap();
-    let scratch = |expanded_prompt_window| {
-        let engine = EngineConfig { expanded_prompt_window, ..EngineConfig::default() };
+    let scratch = |expanded_prompts, max_num_seqs| {
+        let engine = EngineConfig { expanded_prompts, max_num_seqs, ..EngineConfig::default() };
         plan_for(&shape, WeightSizes::default(), &engine, None).unwrap().scratch_bytes
     };
     let weights =
         shape.num_hidden_layers * shape.num_attention_heads * mla.qk_nope_head_dim * mla.kv_lora_rank;
-    assert!(scratch(64) > scratch(0) + 4 * weights as u64);
-    let error = plan_for(
-        &shape,
-        WeightSizes::default(),
-        &EngineConfig { expanded_prompt_window: 33, ..EngineConfig::default() },
-        None,
-    );
-    assert!(matches!(error, Err(EngineError::Setting { name: "expanded_prompt_window", .. })));
+    let [never, automatic, some] = [ExpandedPrompts::Never, ExpandedPrompts::Auto, ExpandedPrompts::From(64)];
+    let (with, without) = (scratch(some, 16), scratch(never, 16));
+    assert!(with > without + 4 * weights as u64);
+    // Left alone it is for one sequence at a time, and for contexts that are long enough.
+    assert_eq!(scratch(automatic, 16), without);
+    assert_eq!(scratch(automatic, 1), scratch(never, 1));
+    let long = ModelConfig { max_position_embeddings: 8192, ..shape.clone() };
+    let from = |engine: &EngineConfig| engine.expanded_from(&long);
+    let one = EngineConfig { max_num_seqs: 1, ..EngineConfig::default() };
+    assert_eq!(from(&one), Some(EXPANDED_FROM_DEFAULT));
+    assert_eq!(from(&EngineConfig { context_length: Some(EXPANDED_FROM_DEFAULT), ..one.clone() }), None);
+    assert_eq!(from(&EngineConfig { max_num_seqs: 2, ..one.clone() }), None);
+    assert_eq!(one.expanded_from(&config("llama-3.1")), None);
 }
 
 /// The layer for multi-token prediction has experts too, and they are read from the disk like the others.

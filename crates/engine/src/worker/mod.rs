@@ -6,6 +6,7 @@ mod output;
 mod pace;
 mod predict;
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
@@ -82,7 +83,7 @@ struct Batch {
     slots: Vec<u32>,
     /// Empty between steps; kept for its memory.
     sequences: Vec<SeqRows<'static>>,
-    expanded_ends: Vec<usize>,
+    expanded: Vec<Range<usize>>,
     wanted: Wanted,
     outputs: Vec<Output>,
     /// Answers that share the row being sampled.
@@ -96,7 +97,7 @@ struct Wanted {
     positions: Vec<u32>,
     /// Empty between steps; kept for its memory.
     sequences: Vec<SeqRows<'static>>,
-    expanded_ends: Vec<usize>,
+    expanded: Vec<Range<usize>>,
 }
 
 impl Worker {
@@ -116,12 +117,12 @@ impl Worker {
             positions: Vec::with_capacity(rows),
             slots: Vec::with_capacity(rows),
             sequences: Vec::with_capacity(seqs),
-            expanded_ends: Vec::with_capacity(seqs),
+            expanded: Vec::with_capacity(seqs),
             wanted: Wanted {
                 indices: Vec::with_capacity(rows),
                 positions: Vec::with_capacity(rows),
                 sequences: Vec::with_capacity(seqs),
-                expanded_ends: Vec::with_capacity(seqs),
+                expanded: Vec::with_capacity(seqs),
             },
             outputs: Vec::with_capacity(rows),
             sharing: Vec::with_capacity(crate::request::ANSWERS_MAX as usize),
@@ -143,6 +144,7 @@ impl Worker {
                 rows,
                 config.prompt_chunk_tokens.or(plan.expert_cache_bytes.map(|_| rows)),
                 model.attention_part(),
+                model.expanded_from(),
             ),
             source,
             gate: Gate::new(config.draft_tokens),
@@ -353,15 +355,14 @@ impl Worker {
 
     /// Computes the rows of the chosen chunks.
     fn forward(&mut self, now: Instant) -> Result<(), EngineError> {
-        let Batch { chunks, tokens, positions, slots, sequences, expanded_ends, wanted, .. } =
-            &mut self.batch;
+        let Batch { chunks, tokens, positions, slots, sequences, expanded, wanted, .. } = &mut self.batch;
         tokens.clear();
         positions.clear();
         slots.clear();
-        expanded_ends.clear();
+        expanded.clear();
         wanted.indices.clear();
         wanted.positions.clear();
-        wanted.expanded_ends.clear();
+        wanted.expanded.clear();
         let mut rows: Vec<SeqRows<'_>> = recycle(std::mem::take(sequences));
         let mut wanted_rows: Vec<SeqRows<'_>> = recycle(std::mem::take(&mut wanted.sequences));
         let drafts_from_states = self.source.begins_with_states();
@@ -374,7 +375,7 @@ impl Worker {
             }
             let n_rows = chunk.rows();
             let (first_row, first_position) = (tokens.len(), chunk.positions.start);
-            expanded_ends.push(sequence.expanded_end);
+            expanded.push(sequence.expanded.clone());
             rows.push(SeqRows { block_table: &sequence.blocks, first_row, n_rows, first_position });
             tokens.extend_from_slice(&sequence.tokens[chunk.positions.clone()]);
             tokens.extend_from_slice(&sequence.drafted()[..chunk.drafted]);
@@ -394,7 +395,7 @@ impl Worker {
                 });
                 wanted.indices.extend(first_row + skipped..first_row + n_rows);
                 wanted.positions.extend_from_slice(&positions[first_row + skipped..]);
-                wanted.expanded_ends.push(sequence.expanded_end);
+                wanted.expanded.push(sequence.expanded.clone());
             }
         }
         let some = WantedRows {
@@ -402,13 +403,13 @@ impl Worker {
             rows: BatchRows {
                 positions: &wanted.positions,
                 sequences: &wanted_rows,
-                expanded_ends: &wanted.expanded_ends,
+                expanded: &wanted.expanded,
             },
         };
         let batch = ForwardBatch {
             tokens,
             slots,
-            rows: BatchRows { positions, sequences: &rows, expanded_ends },
+            rows: BatchRows { positions, sequences: &rows, expanded },
             wanted: (some.rows.n() < tokens.len()).then_some(some),
         };
         let result = self.model.forward(&batch, &mut self.kv);

@@ -23,6 +23,8 @@ const ALONE: f64 = 1.0;
 /// Prompts go on however slow steps are.
 const ROWS_BESIDE_MIN: usize = 2;
 const ROWS_ALONE_MIN: usize = 64;
+/// Each step in the expanded form of latent attention expands all that is before its rows, which so many share.
+const ROWS_EXPANDED: usize = 384;
 /// Where nothing has been measured yet.
 const ROWS_FIRST: usize = 64;
 /// How far one measurement moves what was known.
@@ -46,6 +48,8 @@ pub(super) struct Pace {
     fixed: Option<usize>,
     /// Multiplications that a position before a row adds, as part of those a row takes anyway.
     attention_part: f64,
+    /// The position from which on rows of prompts are computed in the expanded form of latent attention.
+    expanded_from: Option<usize>,
     /// Seconds for a step of so many rows with nothing before them.
     times: [Option<f64>; CLASSES.len()],
     /// Seconds that a position before a row adds.
@@ -53,8 +57,14 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(rows_max: usize, fixed: Option<usize>, attention_part: f64) -> Self {
-        Self { rows_max, fixed, attention_part, times: [None; CLASSES.len()], position_time: None }
+    pub(super) fn new(
+        rows_max: usize,
+        fixed: Option<usize>,
+        attention_part: f64,
+        expanded_from: Option<usize>,
+    ) -> Self {
+        let times = [None; CLASSES.len()];
+        Self { rows_max, fixed, attention_part, expanded_from, times, position_time: None }
     }
 
     /// Learns from a step.
@@ -180,6 +190,9 @@ impl Budget for Pace {
         if let Some(fixed) = self.fixed {
             return fixed;
         }
+        if answers.rows == 0 && self.expanded_from.is_some_and(|from| deepest >= from) {
+            return ROWS_EXPANDED.min(self.rows_max);
+        }
         if answers.rows == 0 {
             return match self.position_time {
                 None => ROWS_FIRST,
@@ -244,7 +257,7 @@ mod tests {
     #[test]
     fn answers_keep_growing_while_a_long_prompt_comes() {
         for machine in &MACHINES {
-            let mut pace = Pace::new(512, None, 2e-5);
+            let mut pace = Pace::new(512, None, 2e-5, None);
             machine.prompt(&mut pace, 0, 200, false);
             machine.answer(&mut pace, 50);
             let (longest, all) = machine.prompt(&mut pace, 0, 32_000, true);
@@ -264,7 +277,7 @@ mod tests {
     #[test]
     fn nothing_is_known_at_first() {
         for machine in &MACHINES {
-            let mut pace = Pace::new(512, None, 2e-5);
+            let mut pace = Pace::new(512, None, 2e-5, None);
             machine.answer(&mut pace, 1);
             let (longest, _) = machine.prompt(&mut pace, 30_000, 30_400, true);
             assert!(longest <= 0.25, "{longest}");
@@ -276,20 +289,20 @@ mod tests {
         let none = StepShape::default();
         let mut rows = Vec::new();
         for machine in &MACHINES {
-            let mut pace = Pace::new(512, None, 2e-5);
+            let mut pace = Pace::new(512, None, 2e-5, None);
             machine.prompt(&mut pace, 0, 4000, false);
             rows.push(pace.prompt_rows(none, 0));
         }
         assert!((64..=100).contains(&rows[0]), "{rows:?}");
         assert!((150..=200).contains(&rows[1]), "{rows:?}");
         assert_eq!(rows[2], 512);
-        assert_eq!(Pace::new(512, Some(7), 0.0).prompt_rows(none, 9), 7);
+        assert_eq!(Pace::new(512, Some(7), 0.0, None).prompt_rows(none, 9), 7);
     }
 
     #[test]
     fn what_was_slow_once_is_tried_again() {
         let machine = &MACHINES[1];
-        let mut pace = Pace::new(512, None, 2e-5);
+        let mut pace = Pace::new(512, None, 2e-5, None);
         machine.prompt(&mut pace, 0, 2000, false);
         machine.answer(&mut pace, 10);
         machine.prompt(&mut pace, 0, 2000, true);

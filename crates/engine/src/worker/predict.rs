@@ -114,7 +114,7 @@ impl Drafter {
             context_length: WINDOW_LEN,
             expert_cache_bytes: None,
             mtp: false,
-            expanded: false,
+            expanded_from: None,
         };
         let model = Box::new(Model::load(checkpoint, &config, pool, &options)?);
         let logits = vec![0.0; logit_rows * model.vocab_size()];
@@ -313,7 +313,7 @@ impl Worker {
         let batch = ForwardBatch {
             tokens,
             slots,
-            rows: BatchRows { positions, sequences: &all, expanded_ends: &[] },
+            rows: BatchRows { positions, sequences: &all, expanded: &[] },
             wanted: None,
         };
         let result = match predictor {

@@ -54,7 +54,7 @@ impl Harness {
             context_length,
             expert_cache_bytes: None,
             mtp: false,
-            expanded: config.expanded_prompt_window > 0,
+            expanded_from: None,
         };
         let mut model = Model::load(&checkpoint, &model_config, Arc::new(Pool::new(1)), &options).unwrap();
         model.replace_layers(|layers| Box::new(Faulty(layers)));

@@ -1,6 +1,8 @@
 //! The same request gives the same tokens and the same log-probabilities bit for bit, whatever goes on around it.
 
-use levain_engine::{DiskCacheConfig, Engine, EngineConfig, KvCacheType, Request, SamplingParams};
+use levain_engine::{
+    DiskCacheConfig, Engine, EngineConfig, ExpandedPrompts, KvCacheType, Request, SamplingParams,
+};
 use levain_kernels::DType;
 use levain_weights::{Checkpoint, convert_to_gguf};
 
@@ -103,12 +105,12 @@ fn deepseek_v3() {
     check(&folder, &ids(&folder, "prompt"), KvCacheType::F16);
 }
 
-/// Windows of the prompt are computed in another form than the rest; what is cached in one form is not taken for the
+/// A part of the prompt is computed in another form than the rest; what is cached in one form is not taken for the
 /// other.
 #[test]
-fn deepseek_v3_with_expanded_windows() {
+fn deepseek_v3_with_a_part_in_the_expanded_form() {
     let folder = fixture("deepseek-v3-tiny");
-    let config = EngineConfig { expanded_prompt_window: 64, ..EngineConfig::default() };
+    let config = EngineConfig { expanded_prompts: ExpandedPrompts::From(32), ..EngineConfig::default() };
     check_with(&folder, &text(8, 100), &config);
 }
 

@@ -10,7 +10,7 @@ mod subject;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use levain_engine::{BLOCK_LEN, Engine, EngineConfig, Speculation, TokenCost, free_memory};
+use levain_engine::{BLOCK_LEN, Engine, EngineConfig, ExpandedPrompts, Speculation, TokenCost, free_memory};
 use levain_hub::bytes;
 use levain_kernels::ceilings::Ceilings;
 use levain_kernels::{Pool, isa};
@@ -112,6 +112,11 @@ fn engine_config(app: &App, args: &BenchArgs) -> Result<EngineConfig, CliError> 
     let tokens = blocks.iter().sum::<usize>().saturating_mul(BLOCK_LEN);
     config.kv_cache_tokens = Some(tokens.saturating_mul(widest));
     config.max_num_seqs = config.max_num_seqs.max(widest);
+    if widest == 1 {
+        // As for a single answer.
+        config.max_num_seqs = 1;
+        config.expanded_prompts = ExpandedPrompts::From(0);
+    }
     config.max_num_batched_tokens = config.max_num_batched_tokens.max(widest + 1);
     Ok(config)
 }

@@ -3,6 +3,7 @@
 use std::io::IsTerminal as _;
 
 use levain_chat::{FinishReason, Message, ResponseFormat, Role, Usage};
+use levain_engine::ExpandedPrompts;
 use serde_json::{Value, json};
 
 use crate::answer::{self, Answer, Show, rate};
@@ -20,6 +21,8 @@ pub(crate) fn run(app: &App, args: RunArgs) -> Result<(), CliError> {
     let stored = app.obtain(&hub, &args.model)?;
     let mut engine = app.engine_config(&args.engine)?;
     engine.max_num_seqs = 1;
+    // No later turn reuses what is computed here.
+    engine.expanded_prompts = ExpandedPrompts::From(0);
     let draft = app.draft_model(&hub, &args.engine, &engine)?;
     let loaded = model::load(app, &stored, &Setup { engine, draft })?;
     let system = args.answer.system.as_deref().or(app.settings.get("chat.system"));

@@ -5,6 +5,8 @@
 //! the cache's latents become keys and values of each head, which are narrower: that pays where many rows share
 //! them. Both give the same but for rounding.
 
+use std::ops::Range;
+
 use levain_kernels::{FloatBuffer, KeyValueRows, KvCache, Matrix, RopeTable, SeqRows};
 use levain_weights::{MlaConfig, ModelConfig};
 
@@ -69,22 +71,27 @@ pub(crate) struct MlaBuffers {
     expanded: Expanded,
 }
 
-/// What the expanded form works in, for one sequence and one head at a time. It grows to the longest prompt.
+/// What the expanded form works in, for one sequence and some of its heads at a time, of which there are G. It grows
+/// to the longest prompt.
 #[derive(Debug, Default)]
 struct Expanded {
-    /// Latents `[positions, C]` and rotary keys `[positions, rope]` from the cache.
+    /// The cache's entries `[positions, C+rope]`, and their latents alone `[positions, C]`
+    entries: Vec<f32>,
     latents: Vec<f32>,
-    rotary: Vec<f32>,
-    /// One entry of the cache, `[C+rope]`
-    entry: Vec<f32>,
-    /// `[positions, nope]`, `[positions, nope+rope]` and `[positions, v]`
+    /// Each head's keys without their rotary part, and its values: G times `[positions, nope]` and `[positions, v]`
     k_nope: Vec<f32>,
+    head_v: Vec<f32>,
+    /// The heads side by side: `[positions, G·(nope+rope)]` and `[positions, G·v]`
     k: Vec<f32>,
     v: Vec<f32>,
-    /// The sequence's rows of one head, `[n, nope+rope]` and `[n, v]`
+    /// The sequence's rows of these heads, `[n, G·(nope+rope)]` and `[n, G·v]`
     q: Vec<f32>,
     attended: Vec<f32>,
 }
+
+/// Positions of heads whose keys and values are expanded at a time: several heads share the latents' quantisation and
+/// keep threads busy, and their memory is bounded.
+pub(crate) const EXPANDED_ROWS: usize = 32 << 10;
 
 impl MlaBuffers {
     /// `softmax_factor` is what YaRN multiplies the softmax scale by.
@@ -158,19 +165,6 @@ impl Mla {
         self.queries(ops, buffers, n, &normed[..n * hidden]);
         let q = &mut buffers.q[..n * heads * (nope + rot)];
         ops.rope(rope, q, heads, nope + rot, nope, rows.positions);
-        let q_latent = &mut buffers.q_latent[..n * heads * (c + rot)];
-        ops.linear_per_head(
-            &self.k_b,
-            q,
-            HeadRows { stride: nope + rot },
-            q_latent,
-            HeadRows { stride: c + rot },
-            n,
-        );
-        for (latent, q) in q_latent.chunks_exact_mut(c + rot).zip(q.chunks_exact(nope + rot)) {
-            latent[c..].copy_from_slice(&q[nope..]);
-        }
-        let attended_latent = &mut buffers.attended_latent[..n * heads * c];
         let split = !self.k_expand.is_empty() && expanded_parts(rows).next().is_some();
         let absorbed: Vec<SeqRows<'_>>;
         let sequences = if split {
@@ -179,22 +173,45 @@ impl Mla {
         } else {
             rows.sequences
         };
-        ops.attention(q_latent, kv, layer, sequences, heads, buffers.scale, attended_latent);
-        let attended = &mut buffers.attended[..n * heads * v];
-        ops.linear_per_head(
-            &self.v_b,
-            attended_latent,
-            HeadRows { stride: c },
-            attended,
-            HeadRows { stride: v },
-            n,
-        );
+        if !sequences.is_empty() {
+            self.absorb(ops, buffers, kv, layer, sequences, n);
+        }
         if split {
             for sequence in expanded_parts(rows) {
                 self.expand(ops, buffers, kv, layer, &sequence);
             }
         }
         ops.linear_add(&self.o_proj, &buffers.attended[..n * heads * v], n, &mut x[..n * hidden]);
+    }
+
+    /// Computes the attention of the `sequences`' rows in the absorbed form, from `buffers.q` `[n, H·(nope+rope)]` into
+    /// `buffers.attended`.
+    fn absorb(
+        &self,
+        ops: &mut Ops,
+        buffers: &mut MlaBuffers,
+        kv: &KvCache,
+        layer: usize,
+        sequences: &[SeqRows<'_>],
+        n: usize,
+    ) {
+        let MlaBuffers { n_heads, dims, scale, q, q_latent, attended_latent, attended, .. } = buffers;
+        let heads = *n_heads;
+        let MlaConfig {
+            kv_lora_rank: c, qk_nope_head_dim: nope, qk_rope_head_dim: rot, v_head_dim: v, ..
+        } = *dims;
+        let q = &q[..n * heads * (nope + rot)];
+        let q_latent = &mut q_latent[..n * heads * (c + rot)];
+        let (stride, latent_stride) = (HeadRows { stride: nope + rot }, HeadRows { stride: c + rot });
+        ops.linear_per_head(&self.k_b, q, stride, q_latent, latent_stride, n);
+        for (latent, q) in q_latent.chunks_exact_mut(c + rot).zip(q.chunks_exact(nope + rot)) {
+            latent[c..].copy_from_slice(&q[nope..]);
+        }
+        let attended_latent = &mut attended_latent[..n * heads * c];
+        ops.attention(q_latent, kv, layer, sequences, heads, *scale, attended_latent);
+        let attended = &mut attended[..n * heads * v];
+        let (stride, latent_stride) = (HeadRows { stride: v }, HeadRows { stride: c });
+        ops.linear_per_head(&self.v_b, attended_latent, latent_stride, attended, stride, n);
     }
 
     /// Computes the attention of one sequence's rows in the expanded form, from `buffers.q` into `buffers.attended`.
@@ -213,38 +230,48 @@ impl Mla {
         let SeqRows { block_table, first_row, n_rows, first_position } = *sequence;
         let positions = first_position + n_rows;
         let block_len = kv.layout().block_len;
-        let Expanded { latents, rotary, entry, k_nope, k, v: values, q: q_head, attended: attended_head } =
-            expanded;
-        entry.resize(c + rot, 0.0);
-        latents.clear();
-        rotary.clear();
-        for position in 0..positions {
+        expanded.entries.resize(positions * (c + rot), 0.0);
+        expanded.latents.resize(positions * c, 0.0);
+        let parts = (&mut expanded.entries[..], c + rot, &mut expanded.latents[..], c);
+        ops.for_rows(parts, |position, entry, latent| {
             let slot = block_table[position / block_len] as usize * block_len + position % block_len;
             kv.read_key(layer, 0, slot as u32, entry);
-            latents.extend_from_slice(&entry[..c]);
-            rotary.extend_from_slice(&entry[c..]);
-        }
-        k_nope.resize(positions * nope, 0.0);
-        k.resize(positions * (nope + rot), 0.0);
-        values.resize(positions * v, 0.0);
-        attended_head.resize(n_rows * v, 0.0);
-        for (head, (k_expand, v_b)) in self.k_expand.iter().zip(&self.v_b).enumerate() {
-            ops.project(k_expand, latents, positions, k_nope);
-            ops.project(v_b, latents, positions, values);
-            let parts = k_nope.chunks_exact(nope).zip(rotary.chunks_exact(rot));
-            for (k, (k_nope, rotary)) in k.chunks_exact_mut(nope + rot).zip(parts) {
-                k[..nope].copy_from_slice(k_nope);
-                k[nope..].copy_from_slice(rotary);
-            }
-            q_head.clear();
+            latent.copy_from_slice(&entry[..c]);
+        });
+        let group = (EXPANDED_ROWS / positions).clamp(1, *n_heads);
+        for first in (0..*n_heads).step_by(group) {
+            let heads = first..(first + group).min(*n_heads);
+            let g = heads.len();
+            let Expanded { entries, latents, k_nope, head_v, k, v: values, q: q_heads, attended: results } =
+                &mut *expanded;
+            k_nope.resize(g * positions * nope, 0.0);
+            head_v.resize(g * positions * v, 0.0);
+            k.resize(positions * g * (nope + rot), 0.0);
+            values.resize(positions * g * v, 0.0);
+            let keys = self.k_expand[heads.clone()].iter().zip(k_nope.chunks_exact_mut(positions * nope));
+            let weights = keys.chain(self.v_b[heads].iter().zip(head_v.chunks_exact_mut(positions * v)));
+            ops.project_each(weights, latents, positions);
+            let parts = (&mut k[..], g * (nope + rot), &mut values[..], g * v);
+            ops.for_rows(parts, |position, k, values| {
+                let rotary = &entries[position * (c + rot) + c..][..rot];
+                for (head, k) in k.chunks_exact_mut(nope + rot).enumerate() {
+                    k[..nope].copy_from_slice(&k_nope[(head * positions + position) * nope..][..nope]);
+                    k[nope..].copy_from_slice(rotary);
+                }
+                for (head, values) in values.chunks_exact_mut(v).enumerate() {
+                    values.copy_from_slice(&head_v[(head * positions + position) * v..][..v]);
+                }
+            });
+            q_heads.clear();
             for row in q.chunks_exact(*n_heads * (nope + rot)).skip(first_row).take(n_rows) {
-                q_head.extend_from_slice(&row[head * (nope + rot)..][..nope + rot]);
+                q_heads.extend_from_slice(&row[first * (nope + rot)..][..g * (nope + rot)]);
             }
-            let rows = KeyValueRows { k, v: values, n_kv_heads: 1, k_dim: nope + rot, v_dim: v };
-            ops.attention_over_rows(q_head, &rows, first_position, *scale, attended_head);
+            results.resize(n_rows * g * v, 0.0);
+            let rows = KeyValueRows { k, v: values, n_kv_heads: g, k_dim: nope + rot, v_dim: v };
+            ops.attention_over_rows(q_heads, &rows, first_position, g, *scale, results);
             let rows = attended.chunks_exact_mut(*n_heads * v).skip(first_row).take(n_rows);
-            for (row, result) in rows.zip(attended_head.chunks_exact(v)) {
-                row[head * v..][..v].copy_from_slice(result);
+            for (row, result) in rows.zip(results.chunks_exact(g * v)) {
+                row[first * v..][..g * v].copy_from_slice(result);
             }
         }
     }
@@ -266,32 +293,30 @@ impl Mla {
     }
 }
 
-/// How many of a sequence's rows are computed in the expanded form; they come first.
-fn n_expanded((sequence, end): (&SeqRows<'_>, usize)) -> usize {
-    end.saturating_sub(sequence.first_position).min(sequence.n_rows)
+/// The rows of `sequence` that lie in `positions`.
+fn part<'a>(sequence: &SeqRows<'a>, positions: Range<usize>) -> SeqRows<'a> {
+    let (first, end) = (sequence.first_position, sequence.first_position + sequence.n_rows);
+    let (start, end) = (positions.start.clamp(first, end), positions.end.clamp(first, end));
+    SeqRows {
+        first_row: sequence.first_row + (start - first),
+        n_rows: end.saturating_sub(start),
+        first_position: start,
+        ..*sequence
+    }
 }
 
-fn with_ends<'a>(rows: BatchRows<'a>) -> impl Iterator<Item = (&'a SeqRows<'a>, usize)> {
-    rows.sequences.iter().zip(rows.expanded_ends.iter().copied().chain(std::iter::repeat(0)))
+fn with_expanded<'a>(rows: BatchRows<'a>) -> impl Iterator<Item = (&'a SeqRows<'a>, Range<usize>)> {
+    rows.sequences.iter().zip(rows.expanded.iter().cloned().chain(std::iter::repeat(0..0)))
 }
 
 /// The rows of each sequence that are computed in the expanded form.
 fn expanded_parts<'a>(rows: BatchRows<'a>) -> impl Iterator<Item = SeqRows<'a>> {
-    let part = |both: (&'a SeqRows<'a>, usize)| SeqRows { n_rows: n_expanded(both), ..*both.0 };
-    with_ends(rows).map(part).filter(|rows| rows.n_rows > 0)
+    with_expanded(rows).map(|(rows, expanded)| part(rows, expanded)).filter(|rows| rows.n_rows > 0)
 }
 
 /// The rows of each sequence that are computed in the absorbed form.
 fn absorbed_parts<'a>(rows: BatchRows<'a>) -> impl Iterator<Item = SeqRows<'a>> {
-    with_ends(rows)
-        .map(|both| {
-            let (rows, skipped) = (both.0, n_expanded(both));
-            SeqRows {
-                first_row: rows.first_row + skipped,
-                n_rows: rows.n_rows - skipped,
-                first_position: rows.first_position + skipped,
-                ..*rows
-            }
-        })
+    with_expanded(rows)
+        .flat_map(|(rows, expanded)| [part(rows, 0..expanded.start), part(rows, expanded.end..usize::MAX)])
         .filter(|rows| rows.n_rows > 0)
 }

@@ -77,7 +77,7 @@ fn config() -> EngineConfig {
     EngineConfig {
         threads: 2,
         context_length: Some(96),
-        expanded_prompt_window: 32,
+        expanded_prompts: ExpandedPrompts::From(0),
         ..EngineConfig::default()
     }
 }
@@ -107,7 +107,7 @@ fn eight_bit_weights_count_as_their_values_in_both_forms_of_attention() {
     let text = text(61);
     let logits = |folder: &TempDir, chunk, expanded| {
         let mut run = Run::new(folder.path(), &config());
-        run.expanded_end = expanded;
+        run.expanded = 0..expanded;
         run.in_chunks(&text, chunk)
     };
     let reference = logits(&large, text.len(), 0);
