@@ -5,7 +5,7 @@ use std::fmt;
 use levain_kernels::{DType, KvCache, KvDType, KvLayout};
 use levain_weights::{Checkpoint, ModelConfig, TensorEntry};
 
-use crate::arch::{EXPANDED_ROWS, cols_max, latent_dtype};
+use crate::arch::{EXPANDED_ROWS, cols_max, expansion_dtype, latent_dtype};
 use crate::config::{CONTEXT_LENGTH_DEFAULT, EngineConfig, KvCacheType, Speculation};
 use crate::cost::layer_of;
 use crate::disk;
@@ -35,6 +35,8 @@ pub struct WeightSizes {
     pub mtp_expert_bytes: u64,
     /// A draft model with its cache and buffers, see [`WeightSizes::with_draft`].
     pub draft_bytes: u64,
+    /// The key half of latent attention's `kv_b_proj` a second time, where the plan is to use the expanded form.
+    pub key_expansion_bytes: u64,
     /// Whether every tensor is F32, or FP8 with scales in F32: what is computed with them is computed in F32, and
     /// a cache of fewer bits would be the least exact part of the model.
     pub all_f32: bool,
@@ -62,6 +64,8 @@ impl WeightSizes {
                 }
                 continue;
             }
+            let expansion = key_expansion_bytes(&tensor, config);
+            sizes.key_expansion_bytes = sizes.key_expansion_bytes.saturating_add(expansion);
             if tensor.name.contains(".mlp.experts.") {
                 sizes.expert_bytes = sizes.expert_bytes.saturating_add(bytes);
             } else {
@@ -124,6 +128,20 @@ fn held_bytes(tensor: &TensorEntry<'_>, config: &ModelConfig) -> u64 {
     let stacked: usize = tensor.shape.iter().rev().skip(2).product();
     let row_bytes = dtype.row_bytes(cols).unwrap_or(0);
     rows.next_multiple_of(PANEL_ROWS).saturating_mul(row_bytes).saturating_mul(stacked) as u64
+}
+
+/// What the key half of `kv_b_proj` takes as it is beside its transpose, where `tensor` holds that half.
+fn key_expansion_bytes(tensor: &TensorEntry<'_>, config: &ModelConfig) -> u64 {
+    let Some(mla) = &config.mla else { return 0 };
+    let halves = ["kv_b_proj.weight", "k_b_proj.weight"];
+    let Some(stored) =
+        tensor.storage.dtype().filter(|_| halves.iter().any(|half| tensor.name.ends_with(half)))
+    else {
+        return 0;
+    };
+    let row_bytes = expansion_dtype(stored, mla.kv_lora_rank).row_bytes(mla.kv_lora_rank);
+    let rows = config.num_attention_heads.saturating_mul(mla.qk_nope_head_dim.next_multiple_of(PANEL_ROWS));
+    rows.saturating_mul(row_bytes.unwrap_or(0)) as u64
 }
 
 /// Rows that weights are packed by.
@@ -255,8 +273,9 @@ pub fn plan_for(
     let free = free_bytes.into_iter().chain(engine.memory_limit).min();
     let layout = kv_layout(config, engine, weights.all_f32);
     let block_bytes = layout.bytes_per_block()? as u64;
-    let mut scratch =
-        scratch_bytes(config, engine).saturating_add(layer_bytes(config, engine, weights.all_f32)?);
+    let mut scratch = scratch_bytes(config, engine)
+        .saturating_add(expanded_bytes(config, engine, &weights))
+        .saturating_add(layer_bytes(config, engine, weights.all_f32)?);
     if engine.disk_cache.is_some() {
         scratch = scratch.saturating_add(block_bytes.saturating_mul(disk::BUFFERS as u64));
     }
@@ -402,24 +421,22 @@ fn scratch_bytes(config: &ModelConfig, engine: &EngineConfig) -> u64 {
     let activations = rows.saturating_mul(row_values.saturating_mul(4).saturating_add(quantised));
     let logits =
         (logit_rows(engine) as u64 + 1).saturating_mul(vocab.saturating_add(2 * hidden)).saturating_mul(4);
-    let expanded = expanded_bytes(config, engine);
-    activations.saturating_add(logits).saturating_add(vocab.saturating_mul(16)).saturating_add(expanded)
+    activations.saturating_add(logits).saturating_add(vocab.saturating_mul(16))
 }
 
-/// What the expanded form of latent attention takes: its half of `kv_b_proj` a second time, in 4 bytes at most, and
-/// latents, keys and values of a whole context, for as many heads as are computed at a time.
-fn expanded_bytes(config: &ModelConfig, engine: &EngineConfig) -> u64 {
+/// What the expanded form of latent attention works in: latents, keys and values of a whole context, for as many
+/// heads as are computed at a time.
+fn expanded_bytes(config: &ModelConfig, engine: &EngineConfig, weights: &WeightSizes) -> u64 {
     let Some(mla) = config.mla.as_ref().filter(|_| engine.expanded_from(config).is_some()) else { return 0 };
     let [latent, nope, rope, v] =
         [mla.kv_lora_rank, mla.qk_nope_head_dim, mla.qk_rope_head_dim, mla.v_head_dim].map(|n| n as u64);
-    let heads = config.num_attention_heads as u64;
-    let weights = (config.num_hidden_layers as u64 * heads).saturating_mul(nope).saturating_mul(latent);
     let context = engine.context_length.unwrap_or(CONTEXT_LENGTH_DEFAULT).min(config.max_position_embeddings);
     let context = context as u64;
-    let head_rows = context.saturating_mul(heads).min(context.max(EXPANDED_ROWS as u64));
+    let head_rows =
+        context.saturating_mul(config.num_attention_heads as u64).min(context.max(EXPANDED_ROWS as u64));
     let entries = context.saturating_mul(2 * latent + rope);
-    let expanded = head_rows.saturating_mul(2 * (nope + rope + v));
-    weights.saturating_add(entries).saturating_add(expanded).saturating_mul(4)
+    let values = entries.saturating_add(head_rows.saturating_mul(2 * (nope + v) + rope));
+    values.saturating_mul(4).saturating_add(weights.key_expansion_bytes)
 }
 
 /// The cache's shape: a key and a value a head, or one latent with its rotary part for all heads (MLA).

@@ -243,10 +243,10 @@ fn load_attention(
             q_b_proj: loader.linear(&format!("{p}.q_b_proj"), q_dim, rank, false)?,
         },
     };
-    let (k_b, v_b) = load_kv_b(loader, heads, mla, p)?;
+    let (k_b, v_b, stored) = load_kv_b(loader, heads, mla, p)?;
     let kv_dim = mla.kv_lora_rank + mla.qk_rope_head_dim;
     let k_expand = match options.expanded_from.is_some() {
-        true => k_b.iter().map(|k_b| transpose(loader, k_b)).collect::<Result<_, _>>()?,
+        true => k_b.iter().map(|k_b| key_expansion(loader, k_b, stored)).collect::<Result<_, _>>()?,
         false => Vec::new(),
     };
     Ok(Mla {
@@ -260,19 +260,21 @@ fn load_attention(
     })
 }
 
-/// The two halves of `kv_b_proj` for each head: newer GGUF files hold them apart, everything else as one
+/// The two halves of `kv_b_proj` for each head, and what the keys' is stored as: newer GGUF files hold them apart, everything else as one
 /// `[H·(nope+v), C]`.
 fn load_kv_b(
     loader: &mut Loader<'_>,
     heads: usize,
     mla: &MlaConfig,
     p: &str,
-) -> Result<(Vec<Matrix>, Vec<Matrix>), EngineError> {
+) -> Result<(Vec<Matrix>, Vec<Matrix>, DType), EngineError> {
     let MlaConfig { kv_lora_rank: c, qk_nope_head_dim: nope, v_head_dim: v, .. } = *mla;
     let split = format!("{p}.k_b_proj.weight");
     if loader.contains(&split) {
         let k_b = loader.stack(&split, [heads, c, nope])?;
-        return Ok((k_b, loader.stack(&format!("{p}.v_b_proj.weight"), [heads, v, c])?));
+        let v_b = loader.stack(&format!("{p}.v_b_proj.weight"), [heads, v, c])?;
+        let stored = k_b.first().map_or(DType::F32, Matrix::dtype);
+        return Ok((k_b, v_b, stored));
     }
     let (values, stored) = loader.floats(&format!("{p}.kv_b_proj.weight"), &[heads * (nope + v), c])?;
     let dtype = latent_dtype(stored);
@@ -283,7 +285,7 @@ fn load_kv_b(
         k_b.push(loader.pack_as(dtype, c, nope, &transposed(keys, c))?);
         v_b.push(loader.pack_as(dtype, v, c, rest)?);
     }
-    Ok((k_b, v_b))
+    Ok((k_b, v_b, stored))
 }
 
 /// What the halves of `kv_b_proj` are kept as. A transposed matrix cannot keep its blocks; half precision holds what
@@ -296,19 +298,25 @@ pub fn latent_dtype(stored: DType) -> DType {
     }
 }
 
-/// The transpose of a matrix; one that is quantised comes back in blocks of eight bits, since its own blocks lie
-/// across the new rows.
-fn transpose(loader: &Loader<'_>, matrix: &Matrix) -> Result<Matrix, EngineError> {
-    let (rows, cols) = (matrix.rows(), matrix.cols());
+/// What the key half of `kv_b_proj` is kept as for the expanded form, in rows of `cols` values: blocks of eight bits
+/// unless it is stored in floats, since its own blocks may lie across these rows.
+pub(crate) fn expansion_dtype(stored: DType, cols: usize) -> DType {
+    match stored {
+        DType::F32 | DType::BF16 | DType::F16 => stored,
+        DType::F8E4M3 => DType::F32,
+        _ if cols.is_multiple_of(DType::Q8_0.block_len()) => DType::Q8_0,
+        _ => DType::F16,
+    }
+}
+
+/// The transpose of `k_b`, `[nope, C]`.
+fn key_expansion(loader: &Loader<'_>, k_b: &Matrix, stored: DType) -> Result<Matrix, EngineError> {
+    let (rows, cols) = (k_b.rows(), k_b.cols());
     let mut values = vec![0.0; rows * cols];
     for (row, values) in values.chunks_exact_mut(cols).enumerate() {
-        matrix.row_to_f32(row, values);
+        k_b.row_to_f32(row, values);
     }
-    let dtype = match matrix.dtype() {
-        dtype if dtype.is_float() || !rows.is_multiple_of(DType::Q8_0.block_len()) => dtype,
-        _ => DType::Q8_0,
-    };
-    loader.pack_as(dtype, cols, rows, &transposed(&values, cols))
+    loader.pack_as(expansion_dtype(stored, rows), cols, rows, &transposed(&values, cols))
 }
 
 /// `values` `[rows, cols]` as `[cols, rows]`.

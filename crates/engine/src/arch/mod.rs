@@ -20,6 +20,7 @@ use loader::Loader;
 
 pub(crate) use common::{EXPANDED_ROWS, cols_max};
 
+pub(crate) use deepseek::expansion_dtype;
 pub use deepseek::latent_dtype;
 
 /// The layers of an architecture, between embedding and final norm.

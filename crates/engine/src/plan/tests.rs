@@ -115,15 +115,18 @@ fn f32_weights_get_an_f32_cache_unless_told_otherwise() {
 fn the_expanded_form_is_paid_for_where_it_is_asked_for() {
     let shape = config("deepseek-v3-tiny");
     let mla = shape.mla.clone().unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/deepseek-v3-tiny");
+    let weights = WeightSizes::of(&Checkpoint::open(&folder).unwrap(), &shape);
     let scratch = |expanded_prompts, max_num_seqs| {
         let engine = EngineConfig { expanded_prompts, max_num_seqs, ..EngineConfig::default() };
-        plan_for(&shape, WeightSizes::default(), &engine, None).unwrap().scratch_bytes
+        plan_for(&shape, weights, &engine, None).unwrap().scratch_bytes
     };
-    let weights =
-        shape.num_hidden_layers * shape.num_attention_heads * mla.qk_nope_head_dim * mla.kv_lora_rank;
+    // In F32, as it is stored.
+    let keys = shape.num_attention_heads * mla.qk_nope_head_dim.next_multiple_of(16) * mla.kv_lora_rank * 4;
+    assert_eq!(weights.key_expansion_bytes, (shape.num_hidden_layers * keys) as u64);
     let [never, automatic, some] = [ExpandedPrompts::Never, ExpandedPrompts::Auto, ExpandedPrompts::From(64)];
     let (with, without) = (scratch(some, 16), scratch(never, 16));
-    assert!(with > without + 4 * weights as u64);
+    assert!(with > without + weights.key_expansion_bytes);
     // Left alone it is for one sequence at a time, and for contexts that are long enough.
     assert_eq!(scratch(automatic, 16), without);
     assert_eq!(scratch(automatic, 1), scratch(never, 1));

@@ -91,7 +91,7 @@ struct Expanded {
 
 /// Positions of heads whose keys and values are expanded at a time: several heads share the latents' quantisation and
 /// keep threads busy, and their memory is bounded.
-pub(crate) const EXPANDED_ROWS: usize = 32 << 10;
+pub(crate) const EXPANDED_ROWS: usize = 16 << 10;
 
 impl MlaBuffers {
     /// `softmax_factor` is what YaRN multiplies the softmax scale by.
