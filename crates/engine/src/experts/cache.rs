@@ -7,6 +7,7 @@ use levain_kernels::{DType, Matrix, Pool};
 use levain_weights::{TensorPlace, TensorReader};
 
 use super::fetch::{Buffers, Fetcher};
+use super::uses::Uses;
 use super::{ExpertId, ExpertStats};
 use crate::error::EngineError;
 use crate::ops::GatedMlp;
@@ -92,10 +93,7 @@ pub(crate) struct ExpertCache {
     resident: HashMap<ExpertId, Resident>,
     resident_bytes: usize,
     capacity_bytes: usize,
-    /// Counts uses, for their order.
-    clock: u64,
-    /// Whether the step under way goes through most of a layer's experts.
-    sweeping: bool,
+    uses: Uses,
     /// What the next layer will probably want.
     predicted: Vec<ExpertId>,
     hits: u64,
@@ -108,7 +106,6 @@ pub(crate) struct ExpertCache {
 struct Resident {
     mlp: GatedMlp,
     bytes: usize,
-    last_used: u64,
 }
 
 impl ExpertCache {
@@ -120,8 +117,7 @@ impl ExpertCache {
             resident: HashMap::new(),
             resident_bytes: 0,
             capacity_bytes,
-            clock: 0,
-            sweeping: false,
+            uses: Uses::default(),
             predicted: Vec::new(),
             hits: 0,
             misses: 0,
@@ -132,24 +128,21 @@ impl ExpertCache {
 
     /// Makes an expert known.
     pub(crate) fn insert_place(&mut self, id: ExpertId, place: ExpertPlace) {
+        self.uses.insert(id);
         self.places.insert(id, place);
     }
 
-    /// Puts `experts` of a layer, out of `count`, into the order in which they are best used: those in memory first,
-    /// the others as they are read. All of them must then be used in this order.
-    pub(crate) fn begin(&mut self, layer: u32, experts: &mut [u32], count: usize) {
-        // A prompt goes through nearly all experts of all layers, in turn. Were each kept as the one used last, each
-        // would be gone before its turn comes again; so what is there stays, and the others pass through.
-        self.sweeping = experts.len() > count / 2;
+    /// Puts `experts` of a layer into the order in which they are best used: those in memory first, the others as they
+    /// are read. All of them must then be used in this order.
+    pub(crate) fn begin(&mut self, layer: u32, experts: &mut [u32]) {
+        self.uses.begin(layer);
         experts.sort_unstable_by_key(|&expert| {
             (!self.resident.contains_key(&ExpertId { layer, expert }), expert)
         });
         for &expert in experts.iter() {
             let id = ExpertId { layer, expert };
-            self.clock += 1;
-            if let Some(resident) = self.resident.get_mut(&id) {
-                // From here on the others are evicted first.
-                resident.last_used = self.clock;
+            self.uses.note(id);
+            if self.resident.contains_key(&id) {
                 self.hits += 1;
             } else if let Some(place) = self.places.get(&id) {
                 self.misses += 1;
@@ -203,11 +196,10 @@ impl ExpertCache {
 
     fn admit(&mut self, id: ExpertId, buffers: &Buffers, pool: &Pool) -> Result<(), EngineError> {
         let Some(place) = self.places.get(&id) else { return Ok(()) };
-        self.clock += 1;
         // Room first, so that memory stays below the capacity at all times.
         let mut alike = None;
         while alike.is_none() && self.resident_bytes + place.bytes() > self.capacity_bytes {
-            let Some((victim, fits)) = victim(&self.resident, place, self.clock) else { break };
+            let Some((victim, fits)) = self.victim(place) else { break };
             let Some(gone) = self.resident.remove(&victim) else { break };
             self.resident_bytes -= gone.bytes;
             alike = fits.then_some(gone.mlp);
@@ -222,21 +214,20 @@ impl ExpertCache {
         };
         let bytes = mlp.gate_proj.bytes() + mlp.up_proj.bytes() + mlp.down_proj.bytes();
         self.resident_bytes += bytes;
-        let last_used = if self.sweeping { 0 } else { self.clock };
-        self.resident.insert(id, Resident { mlp, bytes, last_used });
+        self.resident.insert(id, Resident { mlp, bytes });
         Ok(())
     }
-}
 
-/// The expert to give up for another, and whether its memory suits that one as it is: the one used longest ago, or
-/// one that suits and was not used much later.
-fn victim(resident: &HashMap<ExpertId, Resident>, place: &ExpertPlace, now: u64) -> Option<(ExpertId, bool)> {
-    let age = |resident: &Resident| now - resident.last_used;
-    let all = resident.iter().map(|(id, resident)| (age(resident), *id, place.fits(&resident.mlp)));
-    let (oldest, suited) = all.fold((None, None), |(oldest, suited), entry| {
-        (oldest.max(Some(entry)), if entry.2 { suited.max(Some(entry)) } else { suited })
-    });
-    let (oldest_age, ..) = oldest?;
-    let (_, id, fits) = suited.filter(|(age, ..)| *age >= oldest_age / 2).or(oldest)?;
-    Some((id, fits))
+    /// The expert to give up for another, and whether its memory suits that one as it is: the one worth least, or one
+    /// that suits and was hardly used more often.
+    fn victim(&self, place: &ExpertPlace) -> Option<(ExpertId, bool)> {
+        let worth = |&id: &ExpertId| self.uses.worth(id);
+        let least = *self.resident.keys().min_by_key(|id| worth(id))?;
+        let suited = self.resident.iter().filter(|(_, resident)| place.fits(&resident.mlp));
+        let suited = suited.map(|(id, _)| *id).min_by_key(worth);
+        Some(match suited {
+            Some(id) if self.uses.count(id) <= self.uses.count(least) + 1 => (id, true),
+            _ => (least, false),
+        })
+    }
 }

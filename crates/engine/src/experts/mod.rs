@@ -1,6 +1,6 @@
 //! Experts of a model that is larger than the memory it may use.
 //!
-//! The trunk stays resident. Of the routed experts as many stay as there is room for, those used last; the others
+//! The trunk stays resident. Of the routed experts as many stay as there is room for, those used most; the others
 //! are read from the disk when a token needs them, or a little before, when the next layer's router, given what is
 //! there of its input, says that it will. An expert is packed exactly as if it were resident, so results are the same
 //! to the bit.
@@ -8,6 +8,7 @@
 mod cache;
 mod ceiling;
 mod fetch;
+mod uses;
 
 use std::time::Duration;
 

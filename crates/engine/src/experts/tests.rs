@@ -70,7 +70,7 @@ proptest! {
         for (index, (mut experts, predicted)) in steps.into_iter().enumerate() {
             let layer = 1 + index as u32 % 3;
             cache.predict(1 + (index as u32 + 1) % 3, &predicted);
-            cache.begin(layer, &mut experts, EXPERTS as usize);
+            cache.begin(layer, &mut experts);
             cache.read_predicted();
             uses += experts.len() as u64;
             for expert in experts {
@@ -97,7 +97,7 @@ fn a_sweep_through_all_experts_leaves_what_was_there() {
         for layer in 1..4 {
             let before = cache.stats().hits;
             let mut all: Vec<u32> = (0..EXPERTS).collect();
-            cache.begin(layer, &mut all, EXPERTS as usize);
+            cache.begin(layer, &mut all);
             for expert in all {
                 cache.get(ExpertId { layer, expert }, &pool).unwrap();
             }
@@ -112,7 +112,7 @@ fn a_sweep_through_all_experts_leaves_what_was_there() {
 }
 
 #[test]
-fn what_was_used_last_stays() {
+fn what_was_used_most_stays() {
     let model = ModelSpec { num_hidden_layers: 4, ..ModelSpec::deepseek_v3() }.build().unwrap();
     let checkpoint = model.checkpoint().unwrap();
     let pool = Pool::new(1);
@@ -121,7 +121,7 @@ fn what_was_used_last_stays() {
     let mut hits = |layer, experts: &[u32]| {
         let before = cache.stats().hits;
         let mut experts = experts.to_vec();
-        cache.begin(layer, &mut experts, EXPERTS as usize);
+        cache.begin(layer, &mut experts);
         for expert in experts {
             cache.get(ExpertId { layer, expert }, &pool).unwrap();
         }
@@ -130,7 +130,7 @@ fn what_was_used_last_stays() {
     assert_eq!(hits(1, &[0, 1]), 0);
     assert_eq!(hits(2, &[5]), 0);
     assert_eq!(hits(1, &[0, 1]), 2);
-    // The fifth of the second layer is the oldest and goes.
+    // The fifth of the second layer was used least and goes.
     assert_eq!(hits(3, &[7]), 0);
     assert_eq!(hits(1, &[0, 1]), 2);
     assert_eq!(hits(2, &[5]), 0);

@@ -6,7 +6,7 @@
 
 mod mask;
 mod params;
-mod rng;
+pub(crate) mod rng;
 mod scan;
 mod select;
 

@@ -114,7 +114,7 @@ impl Moe {
         let MoeBuffers { chosen, weights, active, slots, gathered, result, outputs, .. } = buffers;
         let (k, hidden) = (self.router.config.num_experts_per_tok, self.router.gate.cols());
         let chosen = &chosen[..n * k];
-        cache.begin(layer, active, self.router.config.n_routed_experts);
+        cache.begin(layer, active);
         cache.read_predicted();
         // Each expert's results are kept apart, so the order in which they are computed does not matter.
         for &index in active.iter() {
