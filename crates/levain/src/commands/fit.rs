@@ -39,17 +39,14 @@ pub(crate) fn run(app: &App, args: &FitArgs) -> Result<(), CliError> {
         None => weights,
     };
     let free = free_memory();
-    let planned = plan_for(&config, weights, &engine, free);
-    let fits = match &planned {
-        Ok(_) => true,
-        Err(EngineError::OutOfMemory { .. }) => false,
-        Err(_) => {
-            return Err(planned.err().map_or_else(|| CliError::Internal("no plan".into()), CliError::from));
+    let (plan, needed) = match plan_for(&config, weights, &engine, free) {
+        // What does not fit is planned for as much as it needs at least, so that the figures are there all the same.
+        Err(EngineError::OutOfMemory { needed, .. }) => {
+            let enough = EngineConfig { memory_limit: Some(needed), ..engine.clone() };
+            (plan_for(&config, weights, &enough, None)?, Some(needed))
         }
+        planned => (planned?, None),
     };
-    // What does not fit is planned without a limit, so that the figures are there all the same.
-    let unlimited = EngineConfig { memory_limit: None, ..engine.clone() };
-    let plan = planned.or_else(|_| plan_for(&config, weights, &unlimited, None))?;
     let pool = Pool::new(engine.resolved_threads());
     let work = TokenWork::of(&checkpoint, &config)?;
     let bytes_per_token = TokenCost::of(&checkpoint, &config).weight_bytes;
@@ -60,7 +57,9 @@ pub(crate) fn run(app: &App, args: &FitArgs) -> Result<(), CliError> {
     };
     let report = Report {
         reference: reference.to_string(),
-        fits,
+        fits: needed.is_none(),
+        needed: needed.unwrap_or(plan.total()),
+        usable: free.into_iter().chain(engine.memory_limit).min(),
         to_fetch,
         context_max: largest_context(&config, weights, &engine, free),
         read_gb_per_s: ceilings::read_gb_per_s(&pool),
@@ -126,6 +125,10 @@ fn largest_context(
 struct Report {
     reference: String,
     fits: bool,
+    /// Bytes; at least, where it does not fit.
+    needed: u64,
+    /// Free bytes, or what may be used of them.
+    usable: Option<u64>,
     to_fetch: u64,
     context_max: Option<usize>,
     read_gb_per_s: f64,
@@ -174,11 +177,13 @@ impl Report {
             "version": JSON_VERSION,
             "reference": self.reference,
             "fits": self.fits,
-            "needed_bytes": self.plan.total(),
+            "needed_bytes": self.needed,
             "free_bytes": free_memory(),
+            "usable_bytes": self.usable,
             "weights_bytes": self.plan.weights.total(),
             "trunk_bytes": self.plan.weights.trunk_bytes,
             "expert_bytes": self.plan.weights.expert_bytes,
+            "drafting_bytes": self.plan.weights.drafting(),
             "expert_cache_bytes": self.plan.expert_cache_bytes,
             "read_buffer_bytes": self.plan.read_buffer_bytes,
             "kv_cache_by_context": self
@@ -205,10 +210,11 @@ impl Report {
     fn text(&self) -> String {
         let mut rows: Vec<Vec<String>> = Vec::new();
         let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
-        let free = free_memory().map_or_else(|| "unknown".to_owned(), bytes);
-        let verdict = if self.fits { "fits" } else { "does not fit" };
+        let usable = self.usable.map_or_else(|| "unknown".to_owned(), bytes);
+        let allowed = if self.usable < free_memory() { "allowed" } else { "free" };
+        let (verdict, least) = if self.fits { ("fits", "") } else { ("does not fit", "at least ") };
         row("model", self.reference.clone());
-        row("verdict", format!("{verdict}: {} needed, {free} free", bytes(self.plan.total())));
+        row("verdict", format!("{verdict}: {least}{} needed, {usable} {allowed}", bytes(self.needed)));
         if self.to_fetch > 0 {
             row("download", bytes(self.to_fetch));
         }
@@ -221,6 +227,9 @@ impl Report {
                 Some(held) => format!("{} in memory, the others read from the disk as needed", bytes(held)),
             };
             row("  experts", format!("{}, {held}", bytes(weights.expert_bytes)));
+        }
+        if weights.drafting() > 0 {
+            row("  drafting", bytes(weights.drafting()));
         }
         if self.plan.read_buffer_bytes > 0 {
             row("read buffers", bytes(self.plan.read_buffer_bytes));

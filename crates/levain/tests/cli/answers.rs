@@ -159,6 +159,15 @@ fn a_model_is_shown_fitted_and_measured() {
         fit["needed_bytes"].as_u64().unwrap()
     );
     assert!(fit["decode_tokens_per_s"].as_f64().unwrap() > 0.0);
+    // What it needs at least is enough, and less is not.
+    let little = home.run(&["fit", &path, "--json", "--memory", "100K"]).json();
+    assert_eq!((&little["fits"], little["usable_bytes"].as_u64()), (&json!(false), Some(102_400)));
+    let needed = little["needed_bytes"].as_u64().unwrap();
+    assert!(needed > 102_400);
+    for (bytes, fits) in [(needed, true), (needed - 1000, false)] {
+        let memory = bytes.to_string();
+        assert_eq!(home.run(&["fit", &path, "--json", "--memory", &memory]).json()["fits"], fits, "{bytes}");
+    }
     let args = [
         "bench",
         &path,
