@@ -242,6 +242,7 @@ fn run<'a>(
     let AttentionWorkspace { scratch, parts, states, items, tasks, unfinished } = ws;
     let n_parts = plan(seqs, n_heads / shape.n_kv_heads, &shape, pool.threads(), items, tasks);
     scratch.resize_with(scratch.len().max(pool.threads()), Mutex::default);
+    level(scratch);
     unfinished.clear();
     unfinished.resize_with(items.len(), AtomicUsize::default);
     for task in &*tasks {
@@ -299,6 +300,18 @@ fn run<'a>(
             dispatch_on(isa, Merge { call: &call, tile, scratch, parts, states });
         }
     });
+}
+
+/// Gives every worker's scratch what any has needed so far: which worker gets which task is chance, and none is to
+/// allocate because its turn came late.
+fn level(scratch: &mut [Mutex<Scratch>]) {
+    let most = scratch.iter_mut().fold([0; 10], |most, scratch| {
+        let lengths = scratch.get_mut().unwrap_or_else(PoisonError::into_inner).lengths();
+        std::array::from_fn(|part| most[part].max(lengths[part]))
+    });
+    for scratch in scratch {
+        scratch.get_mut().unwrap_or_else(PoisonError::into_inner).grow(most);
+    }
 }
 
 struct Shared<T>(*mut T);

@@ -40,6 +40,10 @@ impl Buffer {
     pub(super) fn bytes(&self) -> usize {
         self.0.len() * size_of::<Line>()
     }
+
+    fn len(&self) -> usize {
+        self.0.len() * LANES
+    }
 }
 
 /// The memory one worker needs for a task.
@@ -63,6 +67,30 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
+    /// How much each part holds.
+    pub(super) fn lengths(&self) -> [usize; 10] {
+        let Self { queries, quads, biases, scores, keys, values, part, folded, part_state, folded_state } =
+            self;
+        let vectors = [quads.capacity(), biases.capacity(), part_state.capacity(), folded_state.capacity()];
+        let [a, b, c, d] = vectors;
+        [queries.len(), scores.len(), keys.len(), values.len(), part.len(), folded.len(), a, b, c, d]
+    }
+
+    /// Grows each part to so much.
+    pub(super) fn grow(&mut self, lengths: [usize; 10]) {
+        let [in_queries, in_scores, in_keys, in_values, in_part, in_folded, a, b, c, d] = lengths;
+        self.queries.get(in_queries);
+        self.scores.get(in_scores);
+        self.keys.get(in_keys);
+        self.values.get(in_values);
+        self.part.get(in_part);
+        self.folded.get(in_folded);
+        self.quads.reserve(a.saturating_sub(self.quads.len()));
+        self.biases.reserve(b.saturating_sub(self.biases.len()));
+        self.part_state.reserve(c.saturating_sub(self.part_state.len()));
+        self.folded_state.reserve(d.saturating_sub(self.folded_state.len()));
+    }
+
     pub(super) fn bytes(&self) -> usize {
         let buffers =
             [&self.queries, &self.scores, &self.keys, &self.values, &self.part, &self.folded].into_iter();
