@@ -76,7 +76,7 @@ impl Scratch {
         [queries.len(), scores.len(), keys.len(), values.len(), part.len(), folded.len(), a, b, c, d]
     }
 
-    /// Grows each part to so much.
+    /// Grows each part to so much and no more, or workers would drive each other on.
     pub(super) fn grow(&mut self, lengths: [usize; 10]) {
         let [in_queries, in_scores, in_keys, in_values, in_part, in_folded, a, b, c, d] = lengths;
         self.queries.get(in_queries);
@@ -85,10 +85,10 @@ impl Scratch {
         self.values.get(in_values);
         self.part.get(in_part);
         self.folded.get(in_folded);
-        self.quads.reserve(a.saturating_sub(self.quads.len()));
-        self.biases.reserve(b.saturating_sub(self.biases.len()));
-        self.part_state.reserve(c.saturating_sub(self.part_state.len()));
-        self.folded_state.reserve(d.saturating_sub(self.folded_state.len()));
+        self.quads.reserve_exact(a.saturating_sub(self.quads.len()));
+        self.biases.reserve_exact(b.saturating_sub(self.biases.len()));
+        self.part_state.reserve_exact(c.saturating_sub(self.part_state.len()));
+        self.folded_state.reserve_exact(d.saturating_sub(self.folded_state.len()));
     }
 
     pub(super) fn bytes(&self) -> usize {
