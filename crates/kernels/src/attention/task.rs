@@ -92,9 +92,10 @@ impl Scratch {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let buffers =
-            [&self.queries, &self.scores, &self.keys, &self.values, &self.part, &self.folded].into_iter();
-        buffers.map(Buffer::bytes).sum::<usize>() + (self.quads.len() + self.biases.len()) * 4
+        let [queries, scores, keys, values, part, folded, quads, biases, part_state, folded_state] =
+            self.lengths();
+        (queries + scores + keys + values + part + folded + quads + biases) * size_of::<f32>()
+            + (part_state + folded_state) * size_of::<State>()
     }
 }
 

@@ -427,3 +427,22 @@ fn a_workspace_stops_growing() {
     let shared = sizes(2);
     assert!(shared[19] <= 3 * alone[19], "{shared:?} {alone:?}");
 }
+
+/// Vectors that grow by more than they are asked to would drive each other on until memory runs out.
+#[test]
+fn scratch_is_levelled_once() {
+    let mut scratch = [6, 4].map(|len| {
+        let mut scratch = Scratch::default();
+        scratch.grow([len; 10]);
+        Mutex::new(scratch)
+    });
+    let mut lengths = || {
+        level(&mut scratch);
+        scratch.each_mut().map(|scratch| scratch.get_mut().unwrap().lengths())
+    };
+    let [first, second] = lengths();
+    assert_eq!(first, second);
+    for _ in 0..4 {
+        assert_eq!(lengths(), [first, first]);
+    }
+}
