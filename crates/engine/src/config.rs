@@ -120,6 +120,12 @@ impl EngineConfig {
         }
     }
 
+    /// The same for one answer at a time that no later request continues.
+    #[must_use]
+    pub fn for_single_answers(self) -> Self {
+        Self { max_num_seqs: 1, expanded_prompts: ExpandedPrompts::From(0), ..self }
+    }
+
     /// The position from which on prompts are computed in the expanded form of latent attention, if any are.
     pub(crate) fn expanded_from(&self, model: &ModelConfig) -> Option<usize> {
         let from = match self.expanded_prompts {

@@ -424,8 +424,8 @@ fn scratch_bytes(config: &ModelConfig, engine: &EngineConfig) -> u64 {
     activations.saturating_add(logits).saturating_add(vocab.saturating_mul(16))
 }
 
-/// What the expanded form of latent attention works in: latents, keys and values of a whole context, for as many
-/// heads as are computed at a time.
+/// What the expanded form of latent attention works in: latents of a whole context, quantised too, and for as many
+/// heads as are computed at a time keys and values, apart and side by side, queries and results.
 fn expanded_bytes(config: &ModelConfig, engine: &EngineConfig, weights: &WeightSizes) -> u64 {
     let Some(mla) = config.mla.as_ref().filter(|_| engine.expanded_from(config).is_some()) else { return 0 };
     let [latent, nope, rope, v] =
@@ -434,8 +434,8 @@ fn expanded_bytes(config: &ModelConfig, engine: &EngineConfig, weights: &WeightS
     let context = context as u64;
     let head_rows =
         context.saturating_mul(config.num_attention_heads as u64).min(context.max(EXPANDED_ROWS as u64));
-    let entries = context.saturating_mul(2 * latent + rope);
-    let values = entries.saturating_add(head_rows.saturating_mul(2 * (nope + v) + rope));
+    let entries = context.saturating_mul(2 * latent + latent.div_ceil(2) + rope);
+    let values = entries.saturating_add(head_rows.saturating_mul(3 * (nope + v) + 2 * rope));
     values.saturating_mul(4).saturating_add(weights.key_expansion_bytes)
 }
 

@@ -10,7 +10,7 @@ mod subject;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use levain_engine::{BLOCK_LEN, Engine, EngineConfig, ExpandedPrompts, Speculation, TokenCost, free_memory};
+use levain_engine::{BLOCK_LEN, Engine, EngineConfig, Speculation, TokenCost, free_memory};
 use levain_hub::bytes;
 use levain_kernels::ceilings::Ceilings;
 use levain_kernels::{Pool, isa};
@@ -113,9 +113,7 @@ fn engine_config(app: &App, args: &BenchArgs) -> Result<EngineConfig, CliError> 
     config.kv_cache_tokens = Some(tokens.saturating_mul(widest));
     config.max_num_seqs = config.max_num_seqs.max(widest);
     if widest == 1 {
-        // As for a single answer.
-        config.max_num_seqs = 1;
-        config.expanded_prompts = ExpandedPrompts::From(0);
+        config = config.for_single_answers();
     }
     config.max_num_batched_tokens = config.max_num_batched_tokens.max(widest + 1);
     Ok(config)

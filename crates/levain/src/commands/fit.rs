@@ -34,6 +34,10 @@ pub(crate) fn run(app: &App, args: &FitArgs) -> Result<(), CliError> {
     let weights = WeightSizes::of(&checkpoint, &config);
     let mut engine = app.engine_config(&args.engine)?;
     engine.max_num_seqs = args.parallel;
+    if args.parallel == 1 {
+        // As `levain run` does, which takes the most.
+        engine = engine.for_single_answers();
+    }
     let weights = match app.draft_model(&hub, &args.engine, &engine)? {
         Some(draft) => weights.with_draft(&Checkpoint::open(&draft)?, &engine)?,
         None => weights,

@@ -3,7 +3,6 @@
 use std::io::IsTerminal as _;
 
 use levain_chat::{FinishReason, Message, ResponseFormat, Role, Usage};
-use levain_engine::ExpandedPrompts;
 use serde_json::{Value, json};
 
 use crate::answer::{self, Answer, Show, rate};
@@ -19,10 +18,7 @@ pub(crate) fn run(app: &App, args: RunArgs) -> Result<(), CliError> {
     let schema = args.schema.as_deref().map(schema).transpose()?;
     let hub = app.hub()?;
     let stored = app.obtain(&hub, &args.model)?;
-    let mut engine = app.engine_config(&args.engine)?;
-    engine.max_num_seqs = 1;
-    // No later turn reuses what is computed here.
-    engine.expanded_prompts = ExpandedPrompts::From(0);
+    let engine = app.engine_config(&args.engine)?.for_single_answers();
     let draft = app.draft_model(&hub, &args.engine, &engine)?;
     let loaded = model::load(app, &stored, &Setup { engine, draft })?;
     let system = args.answer.system.as_deref().or(app.settings.get("chat.system"));
