@@ -27,7 +27,7 @@ mod spec;
 mod stats;
 mod worker;
 
-pub use arch::latent_dtype;
+pub use arch::latent_dtypes;
 pub use config::{
     CONTEXT_LENGTH_DEFAULT, EXPANDED_FROM_DEFAULT, EngineConfig, ExpandedPrompts, KvCacheType, Speculation,
 };

@@ -14,6 +14,9 @@ use crate::lanes::LANES;
 use crate::panel::{Layout, pack_floats, pack_quants, panels, read_block};
 use crate::{DType, KernelError, Pool, f8e4m3_to_f32};
 
+/// Weights that are packed before the next are asked for.
+const PART_BYTES: usize = 16 << 20;
+
 /// Weights of shape `[rows, cols]`, packed for the kernels; a product computes one output value per row.
 ///
 /// The packed form takes as many bits a weight as the file's, plus what fills up the last 16 rows.
@@ -41,10 +44,26 @@ impl Matrix {
         data: &[u8],
         pool: &Pool,
     ) -> Result<Self, KernelError> {
+        Self::pack_in_parts(dtype, rows, cols, data, pool, |_| {})
+    }
+
+    /// As [`Matrix::pack`], telling which bytes of `data` are not needed any more: a part of some megabytes at a time,
+    /// from first to last.
+    ///
+    /// # Errors
+    /// As for [`Matrix::pack`].
+    pub fn pack_in_parts(
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        data: &[u8],
+        pool: &Pool,
+        done: impl FnMut(Range<usize>),
+    ) -> Result<Self, KernelError> {
         if dtype == DType::F8E4M3 {
             return Err(KernelError::BadScales { dtype, reason: "none were given" });
         }
-        Self::pack_any(dtype, rows, cols, data, Vec::new(), pool)
+        Self::pack_any(dtype, rows, cols, data, Vec::new(), pool, done)
     }
 
     /// Packs other weights of the same shape and format into the memory of these; `scales` are those of
@@ -82,7 +101,7 @@ impl Matrix {
         pool: &Pool,
     ) -> Result<Self, KernelError> {
         check_f8(rows, cols, data, scales)?;
-        Self::pack_any(DType::F8E4M3, rows, cols, data, scales.to_vec(), pool)
+        Self::pack_any(DType::F8E4M3, rows, cols, data, scales.to_vec(), pool, |_| {})
     }
 
     fn pack_any(
@@ -92,6 +111,7 @@ impl Matrix {
         data: &[u8],
         scales: Vec<f32>,
         pool: &Pool,
+        mut done: impl FnMut(Range<usize>),
     ) -> Result<Self, KernelError> {
         let bad_shape = KernelError::BadShape { dtype, rows, cols };
         if rows == 0 || cols == 0 {
@@ -106,7 +126,18 @@ impl Matrix {
         let bytes = layout.stride.checked_mul(panels(rows)).ok_or(bad_shape)?;
         let mut packed = PageBuffer::zeroed(bytes).ok_or(KernelError::OutOfMemory { bytes })?;
         packed.prefer_huge_pages();
-        pack_panels(dtype, cols, layout, data, &mut packed, pool)?;
+        let panels_a_part = (PART_BYTES / (LANES * row_bytes)).max(1);
+        let parts = data.chunks(panels_a_part * LANES * row_bytes);
+        for (index, (part, out)) in parts.zip(packed.chunks_mut(panels_a_part * layout.stride)).enumerate() {
+            pack_panels(dtype, cols, layout, part, out, pool).map_err(|error| match error {
+                KernelError::NotFinite { dtype, row } => {
+                    KernelError::NotFinite { dtype, row: row + index * panels_a_part * LANES }
+                }
+                other => other,
+            })?;
+            let start = index * panels_a_part * LANES * row_bytes;
+            done(start..start + part.len());
+        }
         Ok(Self { dtype, rows, cols, layout, data: packed, scales })
     }
 

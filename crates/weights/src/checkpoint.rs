@@ -1,6 +1,7 @@
 //! A checkpoint: named tensors in one or several mapped files, and the description of the model.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -234,6 +235,17 @@ impl Checkpoint {
     /// If the system refuses.
     pub fn release(&self, name: &str) -> Result<(), WeightsError> {
         self.advise(name, Bytes::release)
+    }
+
+    /// [`Checkpoint::release`] for some of a tensor's bytes; those beyond its end count for nothing.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn release_part(&self, name: &str, part: Range<usize>) -> Result<(), WeightsError> {
+        self.advise(name, |bytes, start, len| {
+            let (from, to) = (part.start.min(len), part.end.min(len));
+            bytes.release(start.saturating_add(from), to.saturating_sub(from))
+        })
     }
 
     /// Asks the system to read a tensor ahead of its use. A name that is not there is no error.

@@ -1,11 +1,12 @@
 //! DeepSeek-V2, V3 and R1: latent attention and a mixture of experts after some dense layers.
 
-use levain_kernels::{DType, ExpertStack, FloatBuffer, KvCache, Matrix, RopeTable};
+use levain_kernels::{ExpertStack, FloatBuffer, KvCache, RopeTable};
 use levain_weights::{MlaConfig, ModelConfig, MoeConfig, TopkMethod};
 
 use super::common::{
     Experts, Mla, MlaBuffers, Moe, MoeBuffers, QueryProjection, Router, rope_table, softmax_factor,
 };
+use super::kv_b::LatentWeights;
 use super::loader::Loader;
 use super::mtp::MtpJoin;
 use super::{Arch, LoadOptions};
@@ -243,12 +244,9 @@ fn load_attention(
             q_b_proj: loader.linear(&format!("{p}.q_b_proj"), q_dim, rank, false)?,
         },
     };
-    let (k_b, v_b, stored) = load_kv_b(loader, heads, mla, p)?;
+    let LatentWeights { k_b, v_b, k_expand } =
+        LatentWeights::load(loader, heads, mla, p, options.expanded_from.is_some())?;
     let kv_dim = mla.kv_lora_rank + mla.qk_rope_head_dim;
-    let k_expand = match options.expanded_from.is_some() {
-        true => k_b.iter().map(|k_b| key_expansion(loader, k_b, stored)).collect::<Result<_, _>>()?,
-        false => Vec::new(),
-    };
     Ok(Mla {
         query,
         kv_a_proj_with_mqa: loader.linear(&format!("{p}.kv_a_proj_with_mqa"), kv_dim, hidden, bias)?,
@@ -258,71 +256,6 @@ fn load_attention(
         k_expand,
         o_proj: loader.linear(&format!("{p}.o_proj"), hidden, heads * mla.v_head_dim, bias)?,
     })
-}
-
-/// The two halves of `kv_b_proj` for each head, and what the keys' is stored as: newer GGUF files hold them apart, everything else as one
-/// `[H·(nope+v), C]`.
-fn load_kv_b(
-    loader: &mut Loader<'_>,
-    heads: usize,
-    mla: &MlaConfig,
-    p: &str,
-) -> Result<(Vec<Matrix>, Vec<Matrix>, DType), EngineError> {
-    let MlaConfig { kv_lora_rank: c, qk_nope_head_dim: nope, v_head_dim: v, .. } = *mla;
-    let split = format!("{p}.k_b_proj.weight");
-    if loader.contains(&split) {
-        let k_b = loader.stack(&split, [heads, c, nope])?;
-        let v_b = loader.stack(&format!("{p}.v_b_proj.weight"), [heads, v, c])?;
-        let stored = k_b.first().map_or(DType::F32, Matrix::dtype);
-        return Ok((k_b, v_b, stored));
-    }
-    let (values, stored) = loader.floats(&format!("{p}.kv_b_proj.weight"), &[heads * (nope + v), c])?;
-    let dtype = latent_dtype(stored);
-    let mut k_b = Vec::with_capacity(heads);
-    let mut v_b = Vec::with_capacity(heads);
-    for head in values.chunks_exact((nope + v) * c) {
-        let (keys, rest) = head.split_at(nope * c);
-        k_b.push(loader.pack_as(dtype, c, nope, &transposed(keys, c))?);
-        v_b.push(loader.pack_as(dtype, v, c, rest)?);
-    }
-    Ok((k_b, v_b, stored))
-}
-
-/// What the halves of `kv_b_proj` are kept as. A transposed matrix cannot keep its blocks; half precision holds what
-/// any of the smaller types can say.
-pub fn latent_dtype(stored: DType) -> DType {
-    match stored {
-        DType::F32 | DType::BF16 => stored,
-        DType::F8E4M3 => DType::F32,
-        _ => DType::F16,
-    }
-}
-
-/// What the key half of `kv_b_proj` is kept as for the expanded form, in rows of `cols` values: blocks of eight bits
-/// unless it is stored in floats, since its own blocks may lie across these rows.
-pub(crate) fn expansion_dtype(stored: DType, cols: usize) -> DType {
-    match stored {
-        DType::F32 | DType::BF16 | DType::F16 => stored,
-        DType::F8E4M3 => DType::F32,
-        _ if cols.is_multiple_of(DType::Q8_0.block_len()) => DType::Q8_0,
-        _ => DType::F16,
-    }
-}
-
-/// The transpose of `k_b`, `[nope, C]`.
-fn key_expansion(loader: &Loader<'_>, k_b: &Matrix, stored: DType) -> Result<Matrix, EngineError> {
-    let (rows, cols) = (k_b.rows(), k_b.cols());
-    let mut values = vec![0.0; rows * cols];
-    for (row, values) in values.chunks_exact_mut(cols).enumerate() {
-        k_b.row_to_f32(row, values);
-    }
-    loader.pack_as(expansion_dtype(stored, rows), cols, rows, &transposed(&values, cols))
-}
-
-/// `values` `[rows, cols]` as `[cols, rows]`.
-fn transposed(values: &[f32], cols: usize) -> Vec<f32> {
-    let rows = values.len() / cols;
-    (0..values.len()).map(|index| values[index % rows * cols + index / rows]).collect()
 }
 
 fn load_experts(

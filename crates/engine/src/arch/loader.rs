@@ -1,6 +1,7 @@
 //! Takes tensors out of a checkpoint, with the shapes an architecture expects.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use levain_kernels::{DType, Matrix, Pool, dequantize_row, quantize_row};
 use levain_weights::{Checkpoint, ModelConfig, TensorReader};
@@ -10,7 +11,7 @@ use crate::experts::{ExpertPlace, MatrixPlace};
 use crate::ops::{GatedMlp, Linear, RmsNorm};
 
 /// Rows and columns of an FP8 matrix that share a scale.
-const F8_BLOCK: usize = 128;
+pub(super) const F8_BLOCK: usize = 128;
 
 /// A checkpoint being loaded.
 pub(super) struct Loader<'a> {
@@ -34,7 +35,17 @@ impl<'a> Loader<'a> {
                 let scales = self.scales(name, rows, cols)?;
                 Matrix::pack_f8(rows, cols, tensor.bytes, &scales, self.pool)?
             }
-            dtype => Matrix::pack(dtype, rows, cols, tensor.bytes, self.pool)?,
+            dtype => {
+                // A head has hundreds of megabytes: it should not be in memory twice.
+                let mut released = Ok(());
+                let matrix = Matrix::pack_in_parts(dtype, rows, cols, tensor.bytes, self.pool, |part| {
+                    if released.is_ok() {
+                        released = self.checkpoint.release_part(name, part);
+                    }
+                })?;
+                released?;
+                matrix
+            }
         };
         // The packed copy is what is used from now on; the file's pages may go.
         self.checkpoint.release(name)?;
@@ -62,6 +73,29 @@ impl<'a> Loader<'a> {
             .collect::<Result<_, _>>()?;
         self.checkpoint.release(name)?;
         Ok(matrices)
+    }
+
+    /// Some rows of a matrix `[rows, cols]`, in the type it is stored in. Of FP8 they begin where blocks do.
+    pub(super) fn rows(
+        &mut self,
+        name: &str,
+        [rows, cols]: [usize; 2],
+        part: Range<usize>,
+    ) -> Result<Matrix, EngineError> {
+        let tensor = self.checkpoint.require(name, &[rows, cols])?;
+        self.used.insert(name.to_owned());
+        let row_bytes = tensor.bytes.len() / rows.max(1);
+        let bytes = tensor.bytes.get(part.start * row_bytes..part.end * row_bytes).unwrap_or_default();
+        match tensor.dtype {
+            DType::F8E4M3 => {
+                let scales = self.scales(name, rows, cols)?;
+                let scales_a_row = cols.div_ceil(F8_BLOCK);
+                let blocks = part.start / F8_BLOCK..part.end.div_ceil(F8_BLOCK);
+                let scales = &scales[blocks.start * scales_a_row..blocks.end * scales_a_row];
+                Ok(Matrix::pack_f8(part.len(), cols, bytes, scales, self.pool)?)
+            }
+            dtype => Ok(Matrix::pack(dtype, part.len(), cols, bytes, self.pool)?),
+        }
     }
 
     /// All values of a tensor as floats, and the type it is stored in.
@@ -93,6 +127,11 @@ impl<'a> Loader<'a> {
         let mut bytes = vec![0; len];
         quantize_row(dtype, values, &mut bytes)?;
         Ok(Matrix::pack(dtype, rows, cols, &bytes, self.pool)?)
+    }
+
+    /// Lets a tensor's pages go, after [`Loader::rows`].
+    pub(super) fn release(&self, name: &str) -> Result<(), EngineError> {
+        Ok(self.checkpoint.release(name)?)
     }
 
     pub(super) fn contains(&self, name: &str) -> bool {

@@ -2,6 +2,7 @@
 
 mod common;
 mod deepseek;
+mod kv_b;
 mod llama;
 mod loader;
 mod mtp;
@@ -20,8 +21,8 @@ use loader::Loader;
 
 pub(crate) use common::{EXPANDED_ROWS, cols_max};
 
-pub(crate) use deepseek::expansion_dtype;
-pub use deepseek::latent_dtype;
+pub use kv_b::latent_dtypes;
+pub(crate) use kv_b::{expansion_bytes, whole_bytes};
 
 /// The layers of an architecture, between embedding and final norm.
 pub(crate) trait Arch: Send + fmt::Debug {

@@ -305,6 +305,35 @@ fn packed_weights_take_no_more_bits_than_the_file_s() {
 }
 
 #[test]
+fn large_weights_are_packed_in_parts_that_cover_them() {
+    let pool = Pool::new(2);
+    let (cols, bytes_a_row) = (32_768, 32_768 / 32 * 34);
+    // More than one part, and the last panel is not full.
+    let rows = (40 << 20) / bytes_a_row + 3;
+    let mut data: Vec<u8> = (0..rows * bytes_a_row).map(|i| (i / 7) as u8).collect();
+    for block in data.chunks_exact_mut(34) {
+        block[..2].copy_from_slice(&[0, 0x2c]);
+    }
+    let mut done = 0;
+    let whole = Matrix::pack_in_parts(DType::Q8_0, rows, cols, &data, &pool, |part| {
+        assert_eq!(part.start, done, "one after the other");
+        done = part.end;
+    })
+    .unwrap();
+    assert_eq!(done, data.len());
+    let (mut out, mut expected) = (vec![0.0; cols], vec![0.0; cols]);
+    for (row, bytes) in data.chunks_exact(bytes_a_row).enumerate() {
+        whole.row_to_f32(row, &mut out);
+        crate::dequantize_row(DType::Q8_0, bytes, &mut expected).unwrap();
+        assert_eq!(out, expected, "row {row}");
+    }
+    // The row that an error names counts from the first part.
+    data[(rows - 2) * bytes_a_row + 1] = 0x7c;
+    let error = Matrix::pack(DType::Q8_0, rows, cols, &data, &pool).unwrap_err();
+    assert!(matches!(error, KernelError::NotFinite { row, .. } if row == rows - 2), "{error}");
+}
+
+#[test]
 fn a_nan_activation_shows() {
     let pool = Pool::new(1);
     let matrix = pack(DType::Q4_K, 16, 256, &weights(DType::Q4_K, 16, 256, &mut Random(1), false), &pool);

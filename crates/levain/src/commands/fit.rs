@@ -198,6 +198,7 @@ impl Report {
             "kv_cache_bytes": self.plan.kv_bytes,
             "kv_bytes_per_token": self.plan.kv_bytes_per_token,
             "scratch_bytes": self.plan.scratch_bytes,
+            "program_bytes": self.plan.program_bytes,
             "context_length": self.plan.context_length,
             "context_length_max": self.context_max,
             "model_context_length": self.config.max_position_embeddings,
@@ -251,6 +252,7 @@ impl Report {
             self.cache_by_context.iter().map(|&(tokens, size)| format!("{tokens}: {}", bytes(size)));
         row("  by context", by_context.collect::<Vec<_>>().join(", "));
         row("scratch", bytes(self.plan.scratch_bytes));
+        row("program", bytes(self.plan.program_bytes));
         let longest = self.context_max.map_or_else(|| "none".to_owned(), |tokens| format!("{tokens} tokens"));
         row(
             "context",

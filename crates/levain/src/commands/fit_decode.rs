@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use levain_engine::{EngineError, latent_dtype};
+use levain_engine::{EngineError, latent_dtypes};
 use levain_kernels::{DType, KernelError, Matrix, Pool, Product, Workspace, matmul};
 use levain_weights::{Checkpoint, ModelConfig, TensorEntry};
 
@@ -16,9 +16,9 @@ const ROUNDS: usize = 5;
 /// Kinds of products that are timed; models have some twenty. The others count as the mean of these.
 const GROUPS_MAX: usize = 64;
 /// What a whole token takes beside its products timed alone: attention at an empty context, norms, sampling and
-/// hand-overs, and more kinds of weights in memory than the sample has. Measured over seven models it lies between 1.18
-/// and 1.59.
-const BESIDE: f64 = 1.36;
+/// hand-overs, and more kinds of weights in memory than the sample has. Measured twice over ten models it lies between
+/// 1.03 and 1.59, most of which is the machine's memory being faster at one time than at another.
+const BESIDE: f64 = 1.28;
 
 /// Products of the same input, computed together: format, rows and columns of each.
 type Group = Vec<(DType, usize, usize)>;
@@ -54,10 +54,10 @@ impl TokenWork {
                 }
                 ("self_attn.kv_b_proj", Some(mla), _) => {
                     // Kept as two matrices a head, one of them transposed.
-                    let dtype = latent_dtype(dtype);
                     let heads = config.num_attention_heads;
-                    add("latent keys", dtype, heads * mla.kv_lora_rank, mla.qk_nope_head_dim);
-                    add("latent values", dtype, heads * mla.v_head_dim, mla.kv_lora_rank);
+                    let (keys, values) = latent_dtypes(dtype, mla);
+                    add("latent keys", keys, heads * mla.kv_lora_rank, mla.qk_nope_head_dim);
+                    add("latent values", values, heads * mla.v_head_dim, mla.kv_lora_rank);
                 }
                 ("mlp.gate", ..) => add(part, DType::F32, rows, cols),
                 _ => add(input_of(part), dtype, rows.saturating_mul(stacked), cols),

@@ -155,7 +155,8 @@ fn a_model_is_shown_fitted_and_measured() {
     assert_eq!(
         fit["weights_bytes"].as_u64().unwrap()
             + fit["kv_cache_bytes"].as_u64().unwrap()
-            + fit["scratch_bytes"].as_u64().unwrap(),
+            + fit["scratch_bytes"].as_u64().unwrap()
+            + fit["program_bytes"].as_u64().unwrap(),
         fit["needed_bytes"].as_u64().unwrap()
     );
     assert!(fit["decode_tokens_per_s"].as_f64().unwrap() > 0.0);
