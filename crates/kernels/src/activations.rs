@@ -1,9 +1,10 @@
-//! Activations as products take them: quantised to signed bytes once a call, in tiles of a few columns.
+//! Activations as products take them: quantised to signed bytes once a call, or rounded to BF16, in tiles of a few
+//! columns.
 //!
 //! Here a *column* is a row of the caller's `x`, because it is a column of the result's tiles. Groups of 32
 //! values share a scale for formats of 32 columns a block, groups of 256 for the others. Within a tile of
 //! `width` columns everything is interleaved: the word of four consecutive values of column 0, of column 1, and
-//! so on, then the next four values of each.
+//! so on, then the next four values of each. Words of BF16 hold two values.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -17,14 +18,23 @@ pub(crate) enum Grouping {
     By32,
     /// One scale per 256 values, with sums of each 16 and 32.
     By256,
+    /// Pairs of BF16, without scales; a row with an odd number of values ends with a zero.
+    Pairs,
 }
 
 impl Grouping {
+    /// Values that share a scale; of pairs, those that share a word.
     fn len(self) -> usize {
         match self {
             Self::By32 => 32,
             Self::By256 => 256,
+            Self::Pairs => 2,
         }
+    }
+
+    /// Values in a word.
+    fn word(self) -> usize {
+        if self == Self::Pairs { 2 } else { 4 }
     }
 }
 
@@ -60,7 +70,8 @@ pub(crate) struct Activations {
     tiling: Tiling,
     cols: usize,
     group: usize,
-    /// Four values a word.
+    word: usize,
+    /// Four values a word, or two.
     q: Vec<i32>,
     /// The scale of each group.
     d: Vec<f32>,
@@ -104,6 +115,7 @@ impl Tile {
 pub(crate) struct Writer<'a> {
     tiling: Tiling,
     cols: usize,
+    word: usize,
     start: TileOut,
     activations: PhantomData<&'a mut Activations>,
 }
@@ -142,7 +154,7 @@ impl Writer<'_> {
         TileOut {
             group: to.group,
             width,
-            q: to.q.wrapping_add(at(4)),
+            q: to.q.wrapping_add(at(self.word)),
             d: to.d.wrapping_add(at(to.group)),
             d_sum: to.d_sum.wrapping_add(at(32)),
             start32: to.start32.wrapping_add(at(32)),
@@ -156,13 +168,18 @@ impl Writer<'_> {
 impl Activations {
     /// Makes room for `n` columns of `cols` values and returns what fills it.
     pub(crate) fn prepare(&mut self, grouping: Grouping, n: usize, cols: usize, widest: usize) -> Writer<'_> {
+        let cols = cols.next_multiple_of(grouping.word());
         self.tiling = Tiling::new(n, widest);
         self.cols = cols;
         self.group = grouping.len();
-        grow(&mut self.q, n * cols / 4);
-        grow(&mut self.d, n * cols / self.group);
-        grow(&mut self.start32, n * cols / 32);
+        self.word = grouping.word();
+        grow(&mut self.q, n * cols / self.word);
+        if grouping != Grouping::Pairs {
+            grow(&mut self.d, n * cols / self.group);
+            grow(&mut self.start32, n * cols / 32);
+        }
         match grouping {
+            Grouping::Pairs => {}
             Grouping::By32 => grow(&mut self.d_sum, n * cols / 32),
             Grouping::By256 => {
                 grow(&mut self.start16, n * cols / 16);
@@ -181,7 +198,7 @@ impl Activations {
             pairs32: self.pairs32.as_mut_ptr(),
             pairs16: self.pairs16.as_mut_ptr(),
         };
-        Writer { tiling: self.tiling, cols, start, activations: PhantomData }
+        Writer { tiling: self.tiling, cols, word: self.word, start, activations: PhantomData }
     }
 
     pub(crate) fn tiling(&self) -> Tiling {
@@ -198,7 +215,7 @@ impl Activations {
         let values = columns.start * self.cols + columns.len() * k;
         let groups = if self.group == 256 { values / 256 } else { values / 32 };
         Tile {
-            q: self.q.as_ptr().wrapping_add(values / 4),
+            q: self.q.as_ptr().wrapping_add(values / self.word.max(1)),
             d: self.d.as_ptr().wrapping_add(groups),
             d_sum: self.d_sum.as_ptr().wrapping_add(values / 32),
             start32: self.start32.as_ptr().wrapping_add(values / 32),
@@ -225,12 +242,46 @@ fn grow<T: Copy + Default>(vec: &mut Vec<T>, len: usize) {
 pub(crate) unsafe fn quantize<S: Lanes>(rows: &[*const f32], cols: usize, to: TileOut) {
     // SAFETY: the caller's contract.
     unsafe {
-        if to.group == 32 {
-            groups::<S, 32, 2>(rows, cols, to);
-        } else {
-            groups::<S, 256, 16>(rows, cols, to);
+        match to.group {
+            2 => pairs(rows, cols, to),
+            32 => groups::<S, 32, 2>(rows, cols, to),
+            _ => groups::<S, 256, 16>(rows, cols, to),
         }
     }
+}
+
+/// Rounds rows to pairs of BF16.
+///
+/// # Safety
+/// As for [`quantize`].
+#[inline(always)]
+unsafe fn pairs(rows: &[*const f32], cols: usize, to: TileOut) {
+    const PART: usize = 64;
+    for (c, row) in rows.iter().enumerate() {
+        // SAFETY: the row has `cols` values.
+        let row = unsafe { std::slice::from_raw_parts(*row, cols) };
+        for (part, values) in row.chunks(PART).enumerate() {
+            let mut rounded = [0; PART];
+            for (rounded, value) in rounded.iter_mut().zip(values) {
+                *rounded = round_to_bf16(*value);
+            }
+            for (i, pair) in rounded.as_chunks::<2>().0.iter().enumerate().take(values.len().div_ceil(2)) {
+                // SAFETY: the tile has room for a word for each two values of a row, `width` apart.
+                unsafe {
+                    to.q.add((part * PART / 2 + i) * to.width + c)
+                        .write((pair[0] | pair[1] << 16).cast_signed())
+                };
+            }
+        }
+    }
+}
+
+/// The nearest BF16, of two the even one; without branches, so that it is done for many values at once.
+#[inline(always)]
+fn round_to_bf16(value: f32) -> u32 {
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    if bits & 0x7fff_ffff > 0x7f80_0000 { bits >> 16 | 0x40 } else { rounded }
 }
 
 /// Groups of `LEN` values, which are `SIXTEENS` times sixteen.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::activations::{Activations, Grouping, Tiling};
-use crate::kernels::{FloatRows, Kernels, PANELS_MAX, STRETCH, TILE_MAX};
+use crate::kernels::{FloatRows, Kernels, PANELS_MAX, TILE_MAX, stretch_of};
 use crate::lanes::{LANES, prefetch_to_second_cache, prefetch_to_write};
 use crate::panel::{GROUP, panels};
 use crate::workspace::{Inputs, Scratch, TILE_SUMS, TILES_MAX};
@@ -11,6 +11,11 @@ use crate::{DType, Isa, Matrix, Pool, silu};
 
 /// Tasks a thread gets when there is enough work: small enough for threads to end together.
 const TASKS_PER_THREAD: usize = 12;
+/// Whether products with such weights take activations as they are.
+pub(crate) fn takes_floats(dtype: DType) -> bool {
+    dtype.is_float() && dtype != DType::BF16
+}
+
 /// Products that share one fork and join.
 pub(crate) const TARGETS_MAX: usize = 8;
 /// Fewer values than this are quantised by the calling thread alone.
@@ -34,15 +39,18 @@ impl Inputs {
         cols: usize,
         dtypes: impl Iterator<Item = DType>,
     ) {
-        let (mut by32, mut by256) = (false, false);
+        let (mut by32, mut by256, mut pairs) = (false, false, false);
         for dtype in dtypes {
             by32 |= dtype.block_len() == 32;
             by256 |= dtype.block_len() == 256;
+            pairs |= dtype == DType::BF16;
         }
         let widest = if n <= kernels.direct_max { n } else { kernels.tile };
-        for (wanted, activations, grouping) in
-            [(by32, &mut self.by32, Grouping::By32), (by256, &mut self.by256, Grouping::By256)]
-        {
+        for (wanted, activations, grouping) in [
+            (by32, &mut self.by32, Grouping::By32),
+            (by256, &mut self.by256, Grouping::By256),
+            (pairs, &mut self.pairs, Grouping::Pairs),
+        ] {
             if !wanted {
                 continue;
             }
@@ -187,7 +195,7 @@ impl<'a> Call<'a> {
     /// The target has `n` columns of as many rows as its weights, and nobody else uses the units' rows of it.
     pub(crate) unsafe fn part(&self, target: &Target<'_>, units: Range<usize>, scratch: &mut Scratch) {
         let panels = self.panels(target, &units);
-        let unpacked = !target.w.dtype().is_float() && self.n > self.kernels.direct_max;
+        let unpacked = !takes_floats(target.w.dtype()) && self.n > self.kernels.direct_max;
         let step = if unpacked { 2 } else { PANELS_MAX };
         for first in panels.clone().step_by(step) {
             // SAFETY: the caller's contract; the numbers are those of panels of the units.
@@ -203,7 +211,7 @@ impl<'a> Call<'a> {
         let (dtype, cols) = (target.w.dtype(), target.w.cols());
         let panels = target.w.panels(range.clone());
         let sums = &mut *scratch.sums;
-        if dtype.is_float() {
+        if takes_floats(dtype) {
             let tiling = Tiling::new(self.n, self.kernels.tile);
             for tile in 0..tiling.tiles() {
                 let (column, width) = (tiling.start(tile), tiling.width(tile));
@@ -245,7 +253,11 @@ impl<'a> Call<'a> {
 
     /// The activations for weights of a format.
     fn activations(&self, dtype: DType) -> &'a Activations {
-        if dtype.block_len() == 256 { &self.inputs.by256 } else { &self.inputs.by32 }
+        match dtype.block_len() {
+            1 => &self.inputs.pairs,
+            256 => &self.inputs.by256,
+            _ => &self.inputs.by32,
+        }
     }
 
     /// Computes the sums of two panels' rows for some tiles of columns, stretch by stretch of the weights, and calls
@@ -275,13 +287,14 @@ impl<'a> Call<'a> {
         let widest = tiling.width(tiling.tiles() - 1);
         let wide = (self.kernels.product32)(dtype, widest);
         let narrow = if widest > 1 { (self.kernels.product32)(dtype, widest - 1) } else { wide };
-        for k in (0..cols).step_by(STRETCH) {
-            let stretch = |k: usize| k / GROUP..panels.layout.groups().min((k + STRETCH) / GROUP);
-            let last = k + STRETCH >= cols;
+        let columns_at_once = stretch_of(dtype);
+        for k in (0..cols).step_by(columns_at_once) {
+            let stretch = |k: usize| k / GROUP..panels.layout.groups().min((k + columns_at_once) / GROUP);
+            let last = k + columns_at_once >= cols;
             // SAFETY: the kernels are those of this processor; the groups are there and make up one stretch.
             unsafe { unpack(panels, stretch(k), unpacked) };
             // What is unpacked next is asked for bit by bit meanwhile.
-            let (packed, next) = if last { (next, 0) } else { (panels.start, k + STRETCH) };
+            let (packed, next) = if last { (next, 0) } else { (panels.start, k + columns_at_once) };
             let bytes = panels.layout.bytes(stretch(next));
             let each = bytes.len().div_ceil(64 * tiles.len()) * 64;
             let mut ahead = bytes.start;
@@ -305,7 +318,7 @@ impl<'a> Call<'a> {
                 }
                 let a = activations.columns(columns, k);
                 // SAFETY: the activations were made for this call, and there are sums for each tile.
-                unsafe { product(unpacked, STRETCH.min(cols - k), a, totals, k == 0) };
+                unsafe { product(unpacked, columns_at_once.min(cols - k), a, totals, k == 0) };
                 if last {
                     done(TileSums { index, column, width, totals });
                 }
@@ -345,7 +358,7 @@ impl<'a> Call<'a> {
         scratch: &mut Scratch,
     ) {
         let [gate, up] = targets;
-        if self.n <= self.kernels.direct_max || gate.w.dtype().is_float() || up.w.dtype().is_float() {
+        if self.n <= self.kernels.direct_max || takes_floats(gate.w.dtype()) || takes_floats(up.w.dtype()) {
             // SAFETY: the caller's contract.
             unsafe {
                 self.part(gate, units.clone(), scratch);
@@ -357,7 +370,7 @@ impl<'a> Call<'a> {
         let panels = self.panels(gate, &units);
         for first in panels.clone().step_by(2) {
             let range = first..panels.end.min(first + 2);
-            // Both ways of grouping have the same tiles.
+            // All ways of grouping have the same tiles.
             for tiles in self.tiles(self.activations(gate.w.dtype())) {
                 let ups = scratch.totals(1, 0);
                 let (first, then) = (gate.w.panels(range.clone()), up.w.panels(range.clone()));

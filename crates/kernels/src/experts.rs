@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::call::{Call, PerWorker, Target, for_each_range};
+use crate::call::{Call, PerWorker, Target, for_each_range, takes_floats};
 use crate::kernels::Kernels;
 use crate::workspace::{ExpertScratch, Group, Inputs, Workspace};
 use crate::{DType, Isa, KernelError, Matrix, Pool, isa};
@@ -148,7 +148,7 @@ fn moe_mlp_on(
     let experts = &mut ws.experts;
     experts.group(routing, n, count, entries * rows);
     let dtypes = [gate.experts[0].dtype(), up.experts[0].dtype()];
-    if dtypes.iter().any(|dtype| dtype.is_float()) {
+    if dtypes.into_iter().any(takes_floats) {
         experts.gather(x, cols);
     }
     let (groups, indices) = (&experts.groups, &experts.rows);

@@ -5,6 +5,8 @@ mod direct;
 #[expect(clippy::needless_range_loop, reason = "constant ranges unroll; iterators may not be inlined")]
 mod floats;
 #[expect(clippy::needless_range_loop, reason = "constant ranges unroll; iterators may not be inlined")]
+mod pairs;
+#[expect(clippy::needless_range_loop, reason = "constant ranges unroll; iterators may not be inlined")]
 mod tile;
 
 use std::ops::Range;
@@ -19,7 +21,7 @@ use crate::panel::formats::{
 use crate::{DType, Isa};
 
 pub(crate) use floats::F8_BLOCK;
-pub(crate) use tile::{STRETCH, UNPACKED, Unpacked};
+pub(crate) use tile::{UNPACKED, Unpacked, stretch_of};
 
 /// Consecutive panels of a matrix, at most [`PANELS_MAX`].
 #[derive(Clone, Copy)]
@@ -87,9 +89,12 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::AvxVnni => &avx_vnni::KERNELS,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 if crate::cpu_features().avx512_vbmi => &avx512_vbmi::KERNELS,
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => &avx512::KERNELS,
+            Isa::Avx512 => match (crate::cpu_features().avx512_vbmi, crate::cpu_features().avx512_bf16) {
+                (false, false) => &avx512::KERNELS,
+                (true, false) => &avx512_vbmi::KERNELS,
+                (false, true) => &avx512_bf16::WITHOUT_VBMI,
+                (true, true) => &avx512_bf16::WITH_VBMI,
+            },
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => &neon::KERNELS,
             #[cfg(not(target_arch = "x86_64"))]
@@ -147,7 +152,7 @@ macro_rules! by_format {
             DType::IQ4_XS => arm!(Iq4Xs),
             DType::MXFP4 => arm!(Mxfp4),
             DType::TQ2_0 => arm!(Tq2),
-            DType::F32 | DType::F16 | DType::BF16 | DType::F8E4M3 => unreachable!("floats are not unpacked"),
+            DType::F32 | DType::F16 | DType::BF16 | DType::F8E4M3 => unreachable!("not for floats"),
             other => by_codebook!(other, $format => $function),
         }
     }};
@@ -181,6 +186,43 @@ macro_rules! kernels_of_formats {
     };
 }
 
+/// The kernels for BF16, and their choice.
+macro_rules! kernels_of_pairs {
+    ($lanes:ty, $dot:ty, [$($features:literal)?], [$($direct_width:literal)*], [$($width:literal)*]) => {
+        $(#[target_feature(enable = $features)])?
+        unsafe fn pairs_direct<const N: usize>(panels: Panels, tile: Tile, sums: &mut Sums) {
+            // SAFETY: as for the other formats.
+            unsafe { pairs::direct::<$lanes, $dot, N>(panels, tile, sums) }
+        }
+
+        $(#[target_feature(enable = $features)])?
+        unsafe fn pairs_unpack(panels: Panels, range: Range<usize>, to: Unpacked) {
+            // SAFETY: as above.
+            unsafe { pairs::unpack::<$lanes>(panels, range, to) }
+        }
+
+        $(#[target_feature(enable = $features)])?
+        unsafe fn pairs_product<const N: usize>(w: Unpacked, cols: usize, a: Tile, totals: *mut f32, first: bool) {
+            // SAFETY: as above.
+            unsafe { pairs::product::<$lanes, $dot, N>(w, cols, a, totals, first) }
+        }
+
+        fn choose_pairs_direct(width: usize) -> Direct {
+            match width {
+                $($direct_width => pairs_direct::<$direct_width>,)*
+                _ => unreachable!("a width that tiles do not have"),
+            }
+        }
+
+        fn choose_pairs_product(width: usize) -> Product32 {
+            match width {
+                $($width => pairs_product::<$width>,)*
+                _ => unreachable!("a width that tiles do not have"),
+            }
+        }
+    };
+}
+
 /// The kernels of one instruction set, in a module of its own.
 macro_rules! kernels_for {
     ($module:ident, $lanes:ty, [$($features:literal)?], [$($direct_width:literal)*], [$($width:literal x $panels:literal)*]) => {
@@ -194,6 +236,7 @@ macro_rules! kernels_for {
             }
 
             kernels_of_formats!($lanes, by_format, [$($features)?], [$($direct_width)*]);
+            kernels_of_pairs!($lanes, pairs::Fused, [$($features)?], [$($direct_width)*], [$($width)*]);
 
             $(#[target_feature(enable = $features)])?
             unsafe fn product32<const SUPER: bool, const SIXTEENS: bool, const MIN: bool, const N: usize>(
@@ -256,7 +299,6 @@ macro_rules! kernels_for {
                 }
                 match dtype {
                     DType::F16 => values!(floats::F16),
-                    DType::BF16 => values!(floats::Bf16),
                     DType::F8E4M3 => values!(floats::F8),
                     _ => values!(floats::F32),
                 }
@@ -266,9 +308,15 @@ macro_rules! kernels_for {
                 tile: <$lanes as Lanes>::TILE,
                 direct_max: <$lanes as Lanes>::DIRECT,
                 quantize: quantize_tile,
-                direct: choose_direct,
-                unpack: choose_unpack,
-                product32: choose_product32,
+                direct: |dtype, width| match dtype {
+                    DType::BF16 => choose_pairs_direct(width),
+                    _ => choose_direct(dtype, width),
+                },
+                unpack: |dtype| if dtype == DType::BF16 { pairs_unpack } else { choose_unpack(dtype) },
+                product32: |dtype, width| match dtype {
+                    DType::BF16 => choose_pairs_product(width),
+                    _ => choose_product32(dtype, width),
+                },
                 store,
                 float: choose_float,
             };
@@ -318,4 +366,38 @@ mod avx512_vbmi {
 
     pub(super) static KERNELS: Kernels =
         Kernels { direct: choose_direct_of_all, unpack: choose_unpack_of_all, ..avx512::KERNELS };
+}
+
+/// AVX-512 with products of BF16.
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16 {
+    use super::*;
+
+    kernels_of_pairs!(
+        crate::lanes::Avx512,
+        pairs::Bf16Dot,
+        ["avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16"],
+        [1 2 3 4 5 6 7 8],
+        [1 2 3 4 5 6]
+    );
+
+    macro_rules! and_the_others {
+        ($others:expr) => {
+            Kernels {
+                direct: |dtype, width| match dtype {
+                    DType::BF16 => choose_pairs_direct(width),
+                    _ => ($others.direct)(dtype, width),
+                },
+                unpack: |dtype| if dtype == DType::BF16 { pairs_unpack } else { ($others.unpack)(dtype) },
+                product32: |dtype, width| match dtype {
+                    DType::BF16 => choose_pairs_product(width),
+                    _ => ($others.product32)(dtype, width),
+                },
+                ..$others
+            }
+        };
+    }
+
+    pub(super) static WITHOUT_VBMI: Kernels = and_the_others!(avx512::KERNELS);
+    pub(super) static WITH_VBMI: Kernels = and_the_others!(avx512_vbmi::KERNELS);
 }

@@ -11,7 +11,7 @@ use crate::buffer::PageBuffer;
 use crate::dequantize::dequantize_block;
 use crate::kernels::{F8_BLOCK, PANELS_MAX, Panels};
 use crate::lanes::LANES;
-use crate::panel::{Layout, pack_floats, pack_quants, panels, read_block};
+use crate::panel::{Layout, pack_floats, pack_pairs, pack_quants, panels, read_block};
 use crate::{DType, KernelError, Pool, f8e4m3_to_f32};
 
 /// Weights that are packed before the next are asked for.
@@ -178,7 +178,14 @@ impl Matrix {
         match self.dtype {
             DType::F32 => floats(panel, lane, out, f32::from_le_bytes),
             DType::F16 => floats(panel, lane, out, |b| f16::from_le_bytes(b).to_f32()),
-            DType::BF16 => floats(panel, lane, out, |b| bf16::from_le_bytes(b).to_f32()),
+            DType::BF16 => {
+                for (out, pairs) in out.chunks_mut(2).zip(panel.chunks_exact(LANES * 4)) {
+                    let pair = pairs[lane * 4..].as_chunks::<2>().0;
+                    out.iter_mut()
+                        .zip(pair)
+                        .for_each(|(out, value)| *out = bf16::from_le_bytes(*value).to_f32());
+                }
+            }
             DType::F8E4M3 => {
                 floats(panel, lane, out, |[b]| f8e4m3_to_f32(b));
                 let scales = &self.scales[row / F8_BLOCK * self.cols.div_ceil(F8_BLOCK)..];
@@ -253,6 +260,7 @@ fn pack_panels(
         let source = &data[from..data.len().min(from + LANES * row_bytes)];
         match dtype.block_bytes() {
             1 => pack_floats::<1>(cols, source, out),
+            2 if dtype == DType::BF16 => pack_pairs(cols, source, out),
             2 => pack_floats::<2>(cols, source, out),
             4 => pack_floats::<4>(cols, source, out),
             _ => {

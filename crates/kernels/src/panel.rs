@@ -12,7 +12,7 @@
 //! - a byte plane, 8 vectors: vector `v` holds column `4v + i`.
 //!
 //! No bit is added to those of the file, save for rows that fill up the last panel. A panel of floats holds the
-//! 16 rows' values of one column, then of the next.
+//! 16 rows' values of one column, then of the next; of BF16, each row's values of two columns, then of the next two.
 
 pub(crate) mod codebook_formats;
 mod codebook_pack;
@@ -20,7 +20,7 @@ pub(crate) mod formats;
 mod pack;
 mod row;
 
-pub(crate) use pack::{pack_floats, pack_quants};
+pub(crate) use pack::{pack_floats, pack_pairs, pack_quants};
 pub(crate) use row::read_block;
 
 use std::ops::Range;
@@ -37,7 +37,7 @@ pub(crate) const GROUP: usize = 256;
 /// How the panels of a matrix are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Layout {
-    /// Blocks of a row.
+    /// Blocks of a row; pairs of columns of BF16.
     blocks: usize,
     /// Blocks of a group.
     group_blocks: usize,
@@ -45,7 +45,7 @@ pub(crate) struct Layout {
     pub(crate) head_bytes: usize,
     /// The quants of a group begin at a multiple of this.
     alignment: usize,
-    /// Bytes of quants of a chunk, for 16 rows; of a column for float formats.
+    /// Bytes of quants of a chunk, for 16 rows; of a column for float formats, of a pair of columns for BF16.
     pub(crate) quant_bytes: usize,
     /// Bytes from one group to the next.
     group_bytes: usize,
@@ -71,7 +71,8 @@ impl Layout {
     pub(crate) fn new(dtype: DType, cols: usize) -> Option<Self> {
         let (head_bytes, quant_bytes) = match dtype {
             DType::F32 => (0, 64),
-            DType::F16 | DType::BF16 => (0, 32),
+            DType::F16 => (0, 32),
+            DType::BF16 => (0, 64),
             DType::F8E4M3 => (0, 16),
             DType::Q4_0 | DType::IQ4_NL => (32, 256),
             DType::Q4_1 => (64, 256),
@@ -96,6 +97,20 @@ impl Layout {
         };
         // Gaps of half a cache line would take more than a 30th of these; the vectors that cross lines cost less.
         let alignment = if dtype.has_codebook() || dtype == DType::TQ2_0 { 1 } else { 64 };
+        if dtype == DType::BF16 {
+            let (blocks, group_blocks) = (cols.div_ceil(2), GROUP / 2);
+            let group_bytes = group_blocks * quant_bytes;
+            let stride = blocks.checked_mul(quant_bytes)?;
+            return Some(Self {
+                blocks,
+                group_blocks,
+                head_bytes,
+                alignment,
+                quant_bytes,
+                group_bytes,
+                stride,
+            });
+        }
         let blocks = cols / dtype.block_len();
         if dtype.is_float() {
             let stride = blocks.checked_mul(quant_bytes)?.checked_next_multiple_of(64)?;

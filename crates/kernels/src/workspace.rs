@@ -51,6 +51,7 @@ pub(crate) struct Group {
 pub(crate) struct Inputs {
     pub(crate) by32: Activations,
     pub(crate) by256: Activations,
+    pub(crate) pairs: Activations,
 }
 
 /// Tiles whose sums a thread keeps while it goes through the stretches of its rows: together with the activations of

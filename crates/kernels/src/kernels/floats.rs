@@ -38,7 +38,6 @@ macro_rules! values {
 
 values!(F32, 4, false, from => S::load_f(from.cast()));
 values!(F16, 2, false, from => S::load_f16(from.cast()));
-values!(Bf16, 2, false, from => S::as_f(S::shl_i(S::load_u16(from.cast()), 16)));
 values!(F8, 1, true, from => S::load_f8(from));
 
 /// The rows of `sums` for `N` columns, `P` panels at a time.

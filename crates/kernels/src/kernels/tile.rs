@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::Panels;
 use super::direct::AHEAD;
+use super::pairs::PAIRS_STRETCH;
 use crate::DType;
 use crate::activations::Tile;
 use crate::blocks::Shape;
@@ -16,10 +17,15 @@ use crate::panel::formats::Format;
 /// fit into a first-level cache of 32 KiB and more. A whole number of groups.
 pub(crate) const STRETCH: usize = 768;
 
+/// Columns of weights of a format that are unpacked together.
+pub(crate) fn stretch_of(dtype: DType) -> usize {
+    if dtype == DType::BF16 { PAIRS_STRETCH } else { STRETCH }
+}
+
 /// A stretch of 32 unpacked rows, in scratch memory.
 #[derive(Clone, Copy)]
 pub(crate) struct Unpacked {
-    /// Weights: for each four columns, 64 bytes of the first 16 rows and 64 of the others.
+    /// Weights: for each four columns, or two of BF16, 64 bytes of the first 16 rows and 64 of the others.
     pub(crate) w: *mut u8,
     /// Scales of groups: 32 floats for each.
     pub(crate) scales: *mut f32,
@@ -43,7 +49,7 @@ pub(crate) struct UnpackedSizes {
 pub(crate) const UNPACKED: UnpackedSizes = {
     let rows = 2 * LANES;
     UnpackedSizes {
-        w: rows * STRETCH,
+        w: if STRETCH > 2 * PAIRS_STRETCH { rows * STRETCH } else { rows * 2 * PAIRS_STRETCH },
         scales: rows * STRETCH / 16,
         d: rows * STRETCH / 256,
         dmin: rows * STRETCH / 32,

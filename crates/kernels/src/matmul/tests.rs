@@ -115,7 +115,7 @@ fn assert_same_bits(a: &[f32], b: &[f32], what: &str) {
 
 fn shapes(dtype: DType) -> [(usize, usize); 3] {
     let block = dtype.block_len().max(8);
-    [(1, block), (33, 2 * block), (70, 3 * block)]
+    [(1, block), (33, 2 * block), if dtype.is_float() { (70, 1101) } else { (70, 3 * block) }]
 }
 
 #[test]
@@ -188,7 +188,12 @@ fn products_are_near_the_exact_ones() {
             let error: f64 = y.iter().zip(&exact).map(|(y, e)| (f64::from(*y) - e).powi(2)).sum();
             let relative = (error / power).sqrt();
             // Activations of 8 bits lose half a percent of a group's root mean square, or less.
-            let limit = if dtype.is_float() { 1e-6 } else { 9e-3 };
+            let limit = match dtype {
+                // Activations lose up to a 512th.
+                DType::BF16 => 2e-3,
+                dtype if dtype.is_float() => 1e-6,
+                _ => 9e-3,
+            };
             assert!(relative < limit, "{dtype} {isa}: {relative}");
         }
     }
@@ -336,10 +341,54 @@ fn large_weights_are_packed_in_parts_that_cover_them() {
 #[test]
 fn a_nan_activation_shows() {
     let pool = Pool::new(1);
-    let matrix = pack(DType::Q4_K, 16, 256, &weights(DType::Q4_K, 16, 256, &mut Random(1), false), &pool);
-    let mut x = vec![1.0; 256];
-    x[77] = f32::NAN;
-    assert!(product(isa(), &pool, &matrix, &x, 1).iter().all(|y| y.is_nan()));
+    for dtype in [DType::Q4_K, DType::BF16, DType::F32] {
+        let matrix = pack(dtype, 16, 256, &weights(dtype, 16, 256, &mut Random(1), false), &pool);
+        for nan in [f32::NAN, -f32::NAN, f32::from_bits(0x7f80_0001), f32::from_bits(0xffff_ffff)] {
+            let mut x = vec![1.0; 256];
+            x[77] = nan;
+            for isa in isas() {
+                assert!(product(isa, &pool, &matrix, &x, 1).iter().all(|y| y.is_nan()), "{dtype} {isa}");
+            }
+        }
+    }
+}
+
+/// Activations are rounded as the `half` crate rounds them, and BF16 weights are taken as they are.
+#[test]
+fn bf16_products_are_those_of_rounded_activations() {
+    let (pool, mut random) = (Pool::new(1), Random(29));
+    let (rows, cols, n) = (19, 1025, 7);
+    let bytes = weights(DType::BF16, rows, cols, &mut random, false);
+    let matrix = pack(DType::BF16, rows, cols, &bytes, &pool);
+    let mut x = random.vec(n * cols);
+    // Ties, the largest values, and what becomes infinite.
+    for (x, bits) in x.iter_mut().zip([0x3f80_8000, 0x3f81_8000, 0x3f80_7fff, 0xbf80_8001, 0x0000_0000]) {
+        *x = f32::from_bits(bits);
+    }
+    let rounded: Vec<f32> = x.iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect();
+    let mut row = vec![0.0; cols];
+    let mut expected = vec![0.0; n * rows];
+    for r in 0..rows {
+        matrix.row_to_f32(r, &mut row);
+        for c in 0..n {
+            // A stretch of 512 columns at a time, in chains of pairs, the odd column first.
+            let stretches = row.chunks(512).zip(rounded[c * cols..][..cols].chunks(512));
+            expected[c * rows + r] = stretches.fold(0.0, |total: f32, (w, x)| {
+                let mut chains = [0.0_f32; 2];
+                for (pair, (w, x)) in w.chunks(2).zip(x.chunks(2)).enumerate() {
+                    for (w, x) in w.iter().zip(x).rev() {
+                        chains[pair % 2] = w.mul_add(*x, chains[pair % 2]);
+                    }
+                }
+                total + (chains[0] + chains[1])
+            });
+        }
+    }
+    for isa in isas() {
+        assert_same_bits(&product(isa, &pool, &matrix, &x, n), &expected, isa.name());
+    }
+    x.fill(f32::MAX);
+    assert!(product(isa(), &pool, &matrix, &x, n).iter().all(|y| !y.is_finite()), "they become infinite");
 }
 
 #[test]

@@ -55,6 +55,15 @@ pub(crate) fn pack_floats<const N: usize>(cols: usize, rows: &[u8], panel: &mut 
     }
 }
 
+/// Packs up to 16 rows of BF16, two columns at a time; where the last is alone, a zero stands beside it.
+pub(crate) fn pack_pairs(cols: usize, rows: &[u8], panel: &mut [u8]) {
+    for (row, values) in rows.chunks_exact(cols * 2).enumerate() {
+        for (pair, columns) in values.chunks(4).zip(panel.chunks_exact_mut(LANES * 4)) {
+            columns[row * 4..][..pair.len()].copy_from_slice(pair);
+        }
+    }
+}
+
 fn pack_chunk(dtype: DType, q: &[u8], row: usize, chunk: &mut [u8]) {
     let mut words = [0_u32; CHUNK / 4];
     for (word, bytes) in words.iter_mut().zip(q.as_chunks::<4>().0) {
