@@ -1,4 +1,7 @@
 //! Between two tokens nothing is allocated.
+//!
+//! Allocations of all threads count, those of the test's runner too: it allocates to tell of a test that takes more than
+//! a minute, so this one is to take much less.
 
 use std::alloc::System;
 use std::ops::ControlFlow;
@@ -45,7 +48,7 @@ fn decoding_allocates_nothing() {
                     match event {
                         // By the hundredth token all four have been taken in.
                         Event::Token { index: 100, .. } => before = GLOBAL.stats().allocations,
-                        Event::Token { index: 399, .. } => {
+                        Event::Token { index: 249, .. } => {
                             done.send(GLOBAL.stats().allocations - before).unwrap();
                         }
                         _ => {}
@@ -53,12 +56,12 @@ fn decoding_allocates_nothing() {
                     ControlFlow::Continue(())
                 });
                 request.sampling = sampling;
-                request.max_tokens = Some(450);
+                request.max_tokens = Some(270);
                 handles.push(engine.submit(request).unwrap());
             }
             for _ in 0..4 {
                 let allocations = ended.recv().unwrap();
-                assert!(!measured || allocations == 0, "{name}: {allocations} allocations in 300 tokens");
+                assert!(!measured || allocations == 0, "{name}: {allocations} allocations in 150 tokens");
             }
         }
     }

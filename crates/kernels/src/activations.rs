@@ -1,15 +1,20 @@
-//! Activations as products take them: quantised to signed bytes once a call, or rounded to BF16, in tiles of a few
-//! columns.
+//! Activations as products take them: quantised to signed bytes once a call, rounded to BF16, or as they are, in tiles
+//! of a few columns.
 //!
 //! Here a *column* is a row of the caller's `x`, because it is a column of the result's tiles. Groups of 32
 //! values share a scale for formats of 32 columns a block, groups of 256 for the others. Within a tile of
 //! `width` columns everything is interleaved: the word of four consecutive values of column 0, of column 1, and
-//! so on, then the next four values of each. Words of BF16 hold two values.
+//! so on, then the next four values of each. Of floats a word holds two values of BF16, or one, and sixteen words of column 0
+//! come together, sixteen of column 1, and so on.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use crate::DType;
 use crate::lanes::{LANES, Lanes, prefetch_to_read};
+
+/// Words of floats of a column that lie together.
+pub(crate) const WORDS_TOGETHER: usize = 16;
 
 /// Which formats the activations are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,23 +23,41 @@ pub(crate) enum Grouping {
     By32,
     /// One scale per 256 values, with sums of each 16 and 32.
     By256,
-    /// Pairs of BF16, without scales; a row with an odd number of values ends with a zero.
+    /// Pairs of BF16, without scales.
     Pairs,
+    /// The values as they are.
+    Values,
 }
 
 impl Grouping {
-    /// Values that share a scale; of pairs, those that share a word.
+    pub(crate) const ALL: [Self; 4] = [Self::By32, Self::By256, Self::Pairs, Self::Values];
+
+    /// What products with weights of a format take.
+    pub(crate) fn of(dtype: DType) -> Self {
+        match dtype.block_len() {
+            1 if dtype == DType::BF16 => Self::Pairs,
+            1 => Self::Values,
+            256 => Self::By256,
+            _ => Self::By32,
+        }
+    }
+
+    /// Values that share a scale; those of a word where there is none.
     fn len(self) -> usize {
         match self {
             Self::By32 => 32,
             Self::By256 => 256,
-            Self::Pairs => 2,
+            Self::Pairs | Self::Values => self.word(),
         }
     }
 
     /// Values in a word.
     fn word(self) -> usize {
-        if self == Self::Pairs { 2 } else { 4 }
+        match self {
+            Self::By32 | Self::By256 => 4,
+            Self::Pairs => 2,
+            Self::Values => 1,
+        }
     }
 }
 
@@ -71,7 +94,7 @@ pub(crate) struct Activations {
     cols: usize,
     group: usize,
     word: usize,
-    /// Four values a word, or two.
+    /// Four values a word, or fewer.
     q: Vec<i32>,
     /// The scale of each group.
     d: Vec<f32>,
@@ -168,18 +191,21 @@ impl Writer<'_> {
 impl Activations {
     /// Makes room for `n` columns of `cols` values and returns what fills it.
     pub(crate) fn prepare(&mut self, grouping: Grouping, n: usize, cols: usize, widest: usize) -> Writer<'_> {
-        let cols = cols.next_multiple_of(grouping.word());
+        let cols = match grouping {
+            Grouping::By32 | Grouping::By256 => cols,
+            Grouping::Pairs | Grouping::Values => cols.next_multiple_of(grouping.word() * WORDS_TOGETHER),
+        };
         self.tiling = Tiling::new(n, widest);
         self.cols = cols;
         self.group = grouping.len();
         self.word = grouping.word();
         grow(&mut self.q, n * cols / self.word);
-        if grouping != Grouping::Pairs {
+        if matches!(grouping, Grouping::By32 | Grouping::By256) {
             grow(&mut self.d, n * cols / self.group);
             grow(&mut self.start32, n * cols / 32);
         }
         match grouping {
-            Grouping::Pairs => {}
+            Grouping::Pairs | Grouping::Values => {}
             Grouping::By32 => grow(&mut self.d_sum, n * cols / 32),
             Grouping::By256 => {
                 grow(&mut self.start16, n * cols / 16);
@@ -243,36 +269,49 @@ pub(crate) unsafe fn quantize<S: Lanes>(rows: &[*const f32], cols: usize, to: Ti
     // SAFETY: the caller's contract.
     unsafe {
         match to.group {
-            2 => pairs(rows, cols, to),
+            1 => words::<1>(rows, cols, to),
+            2 => words::<2>(rows, cols, to),
             32 => groups::<S, 32, 2>(rows, cols, to),
             _ => groups::<S, 256, 16>(rows, cols, to),
         }
     }
 }
 
-/// Rounds rows to pairs of BF16.
+/// Words of floats, sixteen of each row after the other; a row that ends within them is filled up with zeros.
 ///
 /// # Safety
 /// As for [`quantize`].
 #[inline(always)]
-unsafe fn pairs(rows: &[*const f32], cols: usize, to: TileOut) {
-    const PART: usize = 64;
+unsafe fn words<const COLUMNS: usize>(rows: &[*const f32], cols: usize, to: TileOut) {
     for (c, row) in rows.iter().enumerate() {
         // SAFETY: the row has `cols` values.
         let row = unsafe { std::slice::from_raw_parts(*row, cols) };
-        for (part, values) in row.chunks(PART).enumerate() {
-            let mut rounded = [0; PART];
-            for (rounded, value) in rounded.iter_mut().zip(values) {
-                *rounded = round_to_bf16(*value);
+        for (part, values) in row.chunks(WORDS_TOGETHER * COLUMNS).enumerate() {
+            let mut words = [0; WORDS_TOGETHER];
+            if values.len() == WORDS_TOGETHER * COLUMNS {
+                put::<COLUMNS>(values, &mut words);
+            } else {
+                let mut whole = [0.0; 2 * WORDS_TOGETHER];
+                whole[..values.len()].copy_from_slice(values);
+                put::<COLUMNS>(&whole[..WORDS_TOGETHER * COLUMNS], &mut words);
             }
-            for (i, pair) in rounded.as_chunks::<2>().0.iter().enumerate().take(values.len().div_ceil(2)) {
-                // SAFETY: the tile has room for a word for each two values of a row, `width` apart.
-                unsafe {
-                    to.q.add((part * PART / 2 + i) * to.width + c)
-                        .write((pair[0] | pair[1] << 16).cast_signed())
-                };
-            }
+            // SAFETY: the tile has room for as many words, sixteen of each of its columns together.
+            unsafe {
+                to.q.add((part * to.width + c) * WORDS_TOGETHER).cast::<[u32; WORDS_TOGETHER]>().write(words)
+            };
         }
+    }
+}
+
+/// Values as words: as they are, or two of them rounded to BF16.
+#[inline(always)]
+fn put<const COLUMNS: usize>(values: &[f32], words: &mut [u32; WORDS_TOGETHER]) {
+    if COLUMNS == 1 {
+        words.iter_mut().zip(values).for_each(|(word, value)| *word = value.to_bits());
+        return;
+    }
+    for (word, pair) in words.iter_mut().zip(values.as_chunks::<2>().0) {
+        *word = round_to_bf16(pair[0]) | round_to_bf16(pair[1]) << 16;
     }
 }
 

@@ -2,20 +2,15 @@
 
 use std::ops::Range;
 
-use crate::activations::{Activations, Grouping, Tiling};
-use crate::kernels::{FloatRows, Kernels, PANELS_MAX, TILE_MAX, stretch_of};
+use crate::activations::{Activations, Grouping};
+use crate::kernels::{Kernels, PANELS_MAX, TILE_MAX, stretch_of};
 use crate::lanes::{LANES, prefetch_to_second_cache, prefetch_to_write};
-use crate::panel::{GROUP, panels};
+use crate::panel::panels;
 use crate::workspace::{Inputs, Scratch, TILE_SUMS, TILES_MAX};
 use crate::{DType, Isa, Matrix, Pool, silu};
 
 /// Tasks a thread gets when there is enough work: small enough for threads to end together.
 const TASKS_PER_THREAD: usize = 12;
-/// Whether products with such weights take activations as they are.
-pub(crate) fn takes_floats(dtype: DType) -> bool {
-    dtype.is_float() && dtype != DType::BF16
-}
-
 /// Products that share one fork and join.
 pub(crate) const TARGETS_MAX: usize = 8;
 /// Fewer values than this are quantised by the calling thread alone.
@@ -39,21 +34,16 @@ impl Inputs {
         cols: usize,
         dtypes: impl Iterator<Item = DType>,
     ) {
-        let (mut by32, mut by256, mut pairs) = (false, false, false);
+        let mut wanted = [false; 4];
         for dtype in dtypes {
-            by32 |= dtype.block_len() == 32;
-            by256 |= dtype.block_len() == 256;
-            pairs |= dtype == DType::BF16;
+            wanted[Grouping::of(dtype) as usize] = true;
         }
         let widest = if n <= kernels.direct_max { n } else { kernels.tile };
-        for (wanted, activations, grouping) in [
-            (by32, &mut self.by32, Grouping::By32),
-            (by256, &mut self.by256, Grouping::By256),
-            (pairs, &mut self.pairs, Grouping::Pairs),
-        ] {
-            if !wanted {
+        for grouping in Grouping::ALL {
+            if !wanted[grouping as usize] {
                 continue;
             }
+            let activations = &mut self.0[grouping as usize];
             let writer = activations.prepare(grouping, n, cols, widest);
             let tiling = writer.tiling();
             let tile = |tile: usize| {
@@ -139,15 +129,14 @@ impl TileSums {
 pub(crate) struct Call<'a> {
     kernels: &'a Kernels,
     inputs: &'a Inputs,
-    x: &'a [f32],
     n: usize,
     /// Panels that are computed together, a unit of work.
     unit: usize,
 }
 
 impl<'a> Call<'a> {
-    pub(crate) fn new(kernels: &'a Kernels, inputs: &'a Inputs, x: &'a [f32], n: usize) -> Self {
-        Self { kernels, inputs, x, n, unit: Self::unit_panels(kernels, n) }
+    pub(crate) fn new(kernels: &'a Kernels, inputs: &'a Inputs, n: usize) -> Self {
+        Self { kernels, inputs, n, unit: Self::unit_panels(kernels, n) }
     }
 
     /// Panels that are computed together at the least.
@@ -195,7 +184,7 @@ impl<'a> Call<'a> {
     /// The target has `n` columns of as many rows as its weights, and nobody else uses the units' rows of it.
     pub(crate) unsafe fn part(&self, target: &Target<'_>, units: Range<usize>, scratch: &mut Scratch) {
         let panels = self.panels(target, &units);
-        let unpacked = !takes_floats(target.w.dtype()) && self.n > self.kernels.direct_max;
+        let unpacked = self.n > self.kernels.direct_max;
         let step = if unpacked { 2 } else { PANELS_MAX };
         for first in panels.clone().step_by(step) {
             // SAFETY: the caller's contract; the numbers are those of panels of the units.
@@ -208,22 +197,9 @@ impl<'a> Call<'a> {
     /// # Safety
     /// As for [`Call::part`].
     unsafe fn step(&self, target: &Target<'_>, range: Range<usize>, scratch: &mut Scratch) {
-        let (dtype, cols) = (target.w.dtype(), target.w.cols());
+        let dtype = target.w.dtype();
         let panels = target.w.panels(range.clone());
         let sums = &mut *scratch.sums;
-        if takes_floats(dtype) {
-            let tiling = Tiling::new(self.n, self.kernels.tile);
-            for tile in 0..tiling.tiles() {
-                let (column, width) = (tiling.start(tile), tiling.width(tile));
-                let rows = FloatRows { x: self.x[column * cols..].as_ptr(), cols };
-                // SAFETY: the kernels are those of this processor; panels and rows have `cols` columns.
-                unsafe {
-                    (self.kernels.float)(dtype, width)(panels, rows, sums);
-                    target.store(sums.as_flattened(), PANELS_MAX, &range, column, width);
-                }
-            }
-            return;
-        }
         let activations = self.activations(dtype);
         if self.n <= self.kernels.direct_max {
             // SAFETY: the kernels are those of this processor; the activations were made for this call, in one
@@ -253,11 +229,7 @@ impl<'a> Call<'a> {
 
     /// The activations for weights of a format.
     fn activations(&self, dtype: DType) -> &'a Activations {
-        match dtype.block_len() {
-            1 => &self.inputs.pairs,
-            256 => &self.inputs.by256,
-            _ => &self.inputs.by32,
-        }
+        &self.inputs.0[Grouping::of(dtype) as usize]
     }
 
     /// Computes the sums of two panels' rows for some tiles of columns, stretch by stretch of the weights, and calls
@@ -289,7 +261,8 @@ impl<'a> Call<'a> {
         let narrow = if widest > 1 { (self.kernels.product32)(dtype, widest - 1) } else { wide };
         let columns_at_once = stretch_of(dtype);
         for k in (0..cols).step_by(columns_at_once) {
-            let stretch = |k: usize| k / GROUP..panels.layout.groups().min((k + columns_at_once) / GROUP);
+            let group = panels.layout.group_columns;
+            let stretch = |k: usize| k / group..panels.layout.groups().min((k + columns_at_once) / group);
             let last = k + columns_at_once >= cols;
             // SAFETY: the kernels are those of this processor; the groups are there and make up one stretch.
             unsafe { unpack(panels, stretch(k), unpacked) };
@@ -358,7 +331,7 @@ impl<'a> Call<'a> {
         scratch: &mut Scratch,
     ) {
         let [gate, up] = targets;
-        if self.n <= self.kernels.direct_max || takes_floats(gate.w.dtype()) || takes_floats(up.w.dtype()) {
+        if self.n <= self.kernels.direct_max {
             // SAFETY: the caller's contract.
             unsafe {
                 self.part(gate, units.clone(), scratch);

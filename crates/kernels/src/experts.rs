@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::call::{Call, PerWorker, Target, for_each_range, takes_floats};
+use crate::call::{Call, PerWorker, Target, for_each_range};
 use crate::kernels::Kernels;
 use crate::workspace::{ExpertScratch, Group, Inputs, Workspace};
 use crate::{DType, Isa, KernelError, Matrix, Pool, isa};
@@ -148,9 +148,6 @@ fn moe_mlp_on(
     let experts = &mut ws.experts;
     experts.group(routing, n, count, entries * rows);
     let dtypes = [gate.experts[0].dtype(), up.experts[0].dtype()];
-    if dtypes.into_iter().any(takes_floats) {
-        experts.gather(x, cols);
-    }
     let (groups, indices) = (&experts.groups, &experts.rows);
     fill(kernels, pool, &mut experts.inputs, groups, cols, dtypes, &|entry| {
         &x[indices[entry] as usize * cols..]
@@ -158,11 +155,10 @@ fn moe_mlp_on(
 
     let hidden = Rows { start: ws.gate.as_mut_ptr(), width };
     let other = Rows { start: ws.up.as_mut_ptr(), width };
-    let (inputs, gathered) = (&experts.inputs, &experts.gathered);
+    let inputs = &experts.inputs;
     for_each_part(pool, kernels, groups, width, &|index, units, worker| {
         let group = groups[index];
-        let x = gathered.get(group.first * cols..).unwrap_or_default();
-        let call = Call::new(kernels, &inputs[index], x, group.count);
+        let call = Call::new(kernels, &inputs[index], group.count);
         let targets = [
             hidden.target(&gate.experts[group.expert], group),
             other.target(&up.experts[group.expert], group),
@@ -182,7 +178,7 @@ fn moe_mlp_on(
     let inputs = &experts.inputs;
     for_each_part(pool, kernels, groups, rows, &|index, units, worker| {
         let group = groups[index];
-        let call = Call::new(kernels, &inputs[index], &hidden[group.first * width..], group.count);
+        let call = Call::new(kernels, &inputs[index], group.count);
         let target = outputs.target(&down.experts[group.expert], group);
         // SAFETY: as above.
         unsafe { call.part(&target, units, scratch.get(worker)) };
@@ -318,14 +314,6 @@ impl ExpertScratch {
             }
             // Entries are numbered by ascending expert.
             entries.sort_unstable_by_key(|entry| entry.0);
-        }
-    }
-
-    /// Copies the rows of `x` into the order of entries.
-    fn gather(&mut self, x: &[f32], cols: usize) {
-        self.gathered.clear();
-        for row in &self.rows {
-            self.gathered.extend_from_slice(&x[*row as usize * cols..][..cols]);
         }
     }
 

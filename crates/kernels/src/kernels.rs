@@ -3,11 +3,9 @@
 #[expect(clippy::needless_range_loop, reason = "constant ranges unroll; iterators may not be inlined")]
 mod direct;
 #[expect(clippy::needless_range_loop, reason = "constant ranges unroll; iterators may not be inlined")]
-mod floats;
-#[expect(clippy::needless_range_loop, reason = "constant ranges unroll; iterators may not be inlined")]
-mod pairs;
-#[expect(clippy::needless_range_loop, reason = "constant ranges unroll; iterators may not be inlined")]
 mod tile;
+#[expect(clippy::needless_range_loop, reason = "constant ranges unroll; iterators may not be inlined")]
+mod words;
 
 use std::ops::Range;
 
@@ -20,8 +18,8 @@ use crate::panel::formats::{
 };
 use crate::{DType, Isa};
 
-pub(crate) use floats::F8_BLOCK;
 pub(crate) use tile::{UNPACKED, Unpacked, stretch_of};
+pub(crate) use words::F8_BLOCK;
 
 /// Consecutive panels of a matrix, at most [`PANELS_MAX`].
 #[derive(Clone, Copy)]
@@ -33,13 +31,6 @@ pub(crate) struct Panels {
     pub(crate) cols: usize,
     /// `F8E4M3`: the scale of each 128 columns, the same for the rows of a panel.
     pub(crate) scales: [*const f32; PANELS_MAX],
-}
-
-/// Rows of `x` for a float kernel.
-#[derive(Clone, Copy)]
-pub(crate) struct FloatRows {
-    pub(crate) x: *const f32,
-    pub(crate) cols: usize,
 }
 
 /// Results of a tile: for each column up to 64 rows.
@@ -57,8 +48,6 @@ pub(crate) type Unpack = unsafe fn(Panels, Range<usize>, Unpacked);
 pub(crate) type Product32 = unsafe fn(Unpacked, usize, Tile, *mut f32, bool);
 /// Stores sums of 32 rows; see `tile::store`.
 pub(crate) type Store = unsafe fn(*const f32, usize, *mut f32, usize, Option<&[f32; 2 * LANES]>, bool);
-/// Multiplies panels of floats with rows of `x`.
-pub(crate) type FloatProduct = unsafe fn(Panels, FloatRows, &mut Sums);
 
 /// The loops for one instruction set. All of them need its instructions, which is what makes them unsafe.
 #[derive(Clone, Copy)]
@@ -75,8 +64,6 @@ pub(crate) struct Kernels {
     /// By format and columns.
     pub(crate) product32: fn(DType, usize) -> Product32,
     pub(crate) store: Store,
-    /// By format and columns.
-    pub(crate) float: fn(DType, usize) -> FloatProduct,
 }
 
 impl Kernels {
@@ -186,46 +173,100 @@ macro_rules! kernels_of_formats {
     };
 }
 
-/// The kernels for BF16, and their choice.
-macro_rules! kernels_of_pairs {
-    ($lanes:ty, $dot:ty, [$($features:literal)?], [$($direct_width:literal)*], [$($width:literal)*]) => {
+/// The kernels for floats, and their choice.
+macro_rules! kernels_of_floats {
+    (
+        $lanes:ty, [$($dtype:ident: $words:ty)*], [$($features:literal)?], [$($direct_width:literal)*], [$($width:literal)*]
+    ) => {
         $(#[target_feature(enable = $features)])?
-        unsafe fn pairs_direct<const N: usize>(panels: Panels, tile: Tile, sums: &mut Sums) {
+        unsafe fn words_direct<V: words::Words<$lanes>, const N: usize>(panels: Panels, tile: Tile, sums: &mut Sums) {
             // SAFETY: as for the other formats.
-            unsafe { pairs::direct::<$lanes, $dot, N>(panels, tile, sums) }
+            unsafe { words::direct::<$lanes, V, N>(panels, tile, sums) }
         }
 
         $(#[target_feature(enable = $features)])?
-        unsafe fn pairs_unpack(panels: Panels, range: Range<usize>, to: Unpacked) {
+        unsafe fn words_unpack<V: words::Words<$lanes>>(panels: Panels, range: Range<usize>, to: Unpacked) {
             // SAFETY: as above.
-            unsafe { pairs::unpack::<$lanes>(panels, range, to) }
+            unsafe { words::unpack::<$lanes, V>(panels, range, to) }
         }
 
         $(#[target_feature(enable = $features)])?
-        unsafe fn pairs_product<const N: usize>(w: Unpacked, cols: usize, a: Tile, totals: *mut f32, first: bool) {
+        unsafe fn words_product<V: words::Words<$lanes>, const N: usize>(
+            w: Unpacked,
+            cols: usize,
+            a: Tile,
+            totals: *mut f32,
+            first: bool,
+        ) {
             // SAFETY: as above.
-            unsafe { pairs::product::<$lanes, $dot, N>(w, cols, a, totals, first) }
+            unsafe { words::product::<$lanes, V, N>(w, cols, a, totals, first) }
         }
 
-        fn choose_pairs_direct(width: usize) -> Direct {
-            match width {
-                $($direct_width => pairs_direct::<$direct_width>,)*
-                _ => unreachable!("a width that tiles do not have"),
+        /// The float formats that these are for.
+        fn floats(dtype: DType) -> bool {
+            matches!(dtype, $(DType::$dtype)|*)
+        }
+
+        fn choose_words_direct(dtype: DType, width: usize) -> Direct {
+            macro_rules! of {
+                ($kind:ty) => {
+                    match width {
+                        $($direct_width => words_direct::<$kind, $direct_width>,)*
+                        _ => unreachable!("a width that tiles do not have"),
+                    }
+                };
+            }
+            match dtype {
+                $(DType::$dtype => of!($words),)*
+                _ => unreachable!("for floats only"),
             }
         }
 
-        fn choose_pairs_product(width: usize) -> Product32 {
-            match width {
-                $($width => pairs_product::<$width>,)*
-                _ => unreachable!("a width that tiles do not have"),
+        fn choose_words_unpack(dtype: DType) -> Unpack {
+            match dtype {
+                $(DType::$dtype => words_unpack::<$words>,)*
+                _ => unreachable!("for floats only"),
             }
+        }
+
+        fn choose_words_product(dtype: DType, width: usize) -> Product32 {
+            macro_rules! of {
+                ($kind:ty) => {
+                    match width {
+                        $($width => words_product::<$kind, $width>,)*
+                        _ => unreachable!("a width that tiles do not have"),
+                    }
+                };
+            }
+            match dtype {
+                $(DType::$dtype => of!($words),)*
+                _ => unreachable!("for floats only"),
+            }
+        }
+    };
+}
+
+/// Functions that choose among those for floats and others.
+macro_rules! floats_or {
+    ($direct:expr, $unpack:expr, $product32:expr, $rest:expr) => {
+        Kernels {
+            direct: |dtype, width| match floats(dtype) {
+                true => choose_words_direct(dtype, width),
+                false => $direct(dtype, width),
+            },
+            unpack: |dtype| if floats(dtype) { choose_words_unpack(dtype) } else { $unpack(dtype) },
+            product32: |dtype, width| match floats(dtype) {
+                true => choose_words_product(dtype, width),
+                false => $product32(dtype, width),
+            },
+            ..$rest
         }
     };
 }
 
 /// The kernels of one instruction set, in a module of its own.
 macro_rules! kernels_for {
-    ($module:ident, $lanes:ty, [$($features:literal)?], [$($direct_width:literal)*], [$($width:literal x $panels:literal)*]) => {
+    ($module:ident, $lanes:ty, [$($features:literal)?], [$($direct_width:literal)*], [$($width:literal)*]) => {
         mod $module {
             use super::*;
 
@@ -236,7 +277,13 @@ macro_rules! kernels_for {
             }
 
             kernels_of_formats!($lanes, by_format, [$($features)?], [$($direct_width)*]);
-            kernels_of_pairs!($lanes, pairs::Fused, [$($features)?], [$($direct_width)*], [$($width)*]);
+            kernels_of_floats!(
+                $lanes,
+                [F32: words::F32 F16: words::F16 BF16: words::Bf16 F8E4M3: words::F8],
+                [$($features)?],
+                [$($direct_width)*],
+                [$($width)*]
+            );
 
             $(#[target_feature(enable = $features)])?
             unsafe fn product32<const SUPER: bool, const SIXTEENS: bool, const MIN: bool, const N: usize>(
@@ -263,12 +310,6 @@ macro_rules! kernels_for {
                 unsafe { tile::store::<$lanes>(sums, width, y, rows, bias, add) }
             }
 
-            $(#[target_feature(enable = $features)])?
-            unsafe fn float<V: floats::Values, const P: usize, const N: usize>(w: Panels, x: FloatRows, sums: &mut Sums) {
-                // SAFETY: as above.
-                unsafe { floats::product::<$lanes, V, P, N>(w, x, sums) }
-            }
-
             fn choose_product32(dtype: DType, width: usize) -> Product32 {
                 macro_rules! shape {
                     ($blocks:literal, $sixteens:literal, $min:literal) => {
@@ -288,56 +329,35 @@ macro_rules! kernels_for {
                 }
             }
 
-            fn choose_float(dtype: DType, width: usize) -> FloatProduct {
-                macro_rules! values {
-                    ($values:ty) => {
-                        match width {
-                            $($width => float::<$values, $panels, $width>,)*
-                            _ => unreachable!("a width that tiles do not have"),
-                        }
-                    };
-                }
-                match dtype {
-                    DType::F16 => values!(floats::F16),
-                    DType::F8E4M3 => values!(floats::F8),
-                    _ => values!(floats::F32),
-                }
-            }
-
-            pub(super) static KERNELS: Kernels = Kernels {
+            const OTHERS: Kernels = Kernels {
                 tile: <$lanes as Lanes>::TILE,
                 direct_max: <$lanes as Lanes>::DIRECT,
                 quantize: quantize_tile,
-                direct: |dtype, width| match dtype {
-                    DType::BF16 => choose_pairs_direct(width),
-                    _ => choose_direct(dtype, width),
-                },
-                unpack: |dtype| if dtype == DType::BF16 { pairs_unpack } else { choose_unpack(dtype) },
-                product32: |dtype, width| match dtype {
-                    DType::BF16 => choose_pairs_product(width),
-                    _ => choose_product32(dtype, width),
-                },
+                direct: choose_direct,
+                unpack: choose_unpack,
+                product32: choose_product32,
                 store,
-                float: choose_float,
             };
+            pub(super) static KERNELS: Kernels =
+                floats_or!(choose_direct, choose_unpack, choose_product32, OTHERS);
         }
     };
 }
 
-kernels_for!(scalar, Scalar, [], [1], [1 x 1]);
+kernels_for!(scalar, Scalar, [], [1], [1]);
 #[cfg(target_arch = "aarch64")]
-kernels_for!(neon, crate::lanes::Neon, ["neon,dotprod"], [1 2], [1 x 1 2 x 1 3 x 1]);
+kernels_for!(neon, crate::lanes::Neon, ["neon,dotprod"], [1 2], [1 2 3]);
 #[cfg(target_arch = "x86_64")]
-kernels_for!(avx2, crate::lanes::Avx2<false>, ["avx2,fma,f16c"], [1 2], [1 x 1 2 x 1 3 x 1]);
+kernels_for!(avx2, crate::lanes::Avx2<false>, ["avx2,fma,f16c"], [1 2], [1 2 3]);
 #[cfg(target_arch = "x86_64")]
-kernels_for!(avx_vnni, crate::lanes::Avx2<true>, ["avx2,fma,f16c,avxvnni"], [1 2], [1 x 1 2 x 1 3 x 1]);
+kernels_for!(avx_vnni, crate::lanes::Avx2<true>, ["avx2,fma,f16c,avxvnni"], [1 2], [1 2 3]);
 #[cfg(target_arch = "x86_64")]
 kernels_for!(
     avx512,
     crate::lanes::Avx512,
     ["avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"],
     [1 2 3 4 5 6 7 8],
-    [1 x 1 2 x 2 3 x 2 4 x 2 5 x 2 6 x 2]
+    [1 2 3 4 5 6]
 );
 
 /// AVX-512 with VBMI, which only the codebooks gain by.
@@ -373,9 +393,9 @@ mod avx512_vbmi {
 mod avx512_bf16 {
     use super::*;
 
-    kernels_of_pairs!(
+    kernels_of_floats!(
         crate::lanes::Avx512,
-        pairs::Bf16Dot,
+        [BF16: words::Bf16Dot],
         ["avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16"],
         [1 2 3 4 5 6 7 8],
         [1 2 3 4 5 6]
@@ -383,18 +403,7 @@ mod avx512_bf16 {
 
     macro_rules! and_the_others {
         ($others:expr) => {
-            Kernels {
-                direct: |dtype, width| match dtype {
-                    DType::BF16 => choose_pairs_direct(width),
-                    _ => ($others.direct)(dtype, width),
-                },
-                unpack: |dtype| if dtype == DType::BF16 { pairs_unpack } else { ($others.unpack)(dtype) },
-                product32: |dtype, width| match dtype {
-                    DType::BF16 => choose_pairs_product(width),
-                    _ => ($others.product32)(dtype, width),
-                },
-                ..$others
-            }
+            floats_or!(($others.direct), ($others.unpack), ($others.product32), $others)
         };
     }
 

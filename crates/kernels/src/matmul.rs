@@ -72,7 +72,7 @@ pub(crate) fn matmul_on(
     ws.reserve_scratch(pool.threads());
     let dtypes = products.iter().map(|product| product.w.dtype());
     ws.inputs.fill(kernels, Some(pool), &|row| &x[row * cols..], n, cols, dtypes);
-    let call = Call::new(kernels, &ws.inputs, x, n);
+    let call = Call::new(kernels, &ws.inputs, n);
     let scratch = PerWorker(ws.scratch.as_mut_ptr());
     for products in products.chunks_mut(TARGETS_MAX) {
         let mut targets = [None; TARGETS_MAX];
@@ -107,7 +107,7 @@ pub(crate) fn gated_mlp_on(
     ws.reserve_hidden(n, width);
     let dtypes = [gate.dtype(), up.dtype()].into_iter();
     ws.inputs.fill(kernels, Some(pool), &|row| &x[row * cols..], n, cols, dtypes);
-    let call = Call::new(kernels, &ws.inputs, x, n);
+    let call = Call::new(kernels, &ws.inputs, n);
     let scratch = PerWorker(ws.scratch.as_mut_ptr());
     let hidden = &mut ws.gate[..n * width];
     let targets = [

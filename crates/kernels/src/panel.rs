@@ -31,21 +31,26 @@ use crate::lanes::LANES;
 /// Columns in a chunk of quants.
 pub(crate) const CHUNK: usize = 32;
 
-/// Columns in a group of blocks.
+/// Columns in a group of blocks of quants.
 pub(crate) const GROUP: usize = 256;
+
+/// Words of floats in a group: columns, or pairs of them (BF16).
+pub(crate) const GROUP_WORDS: usize = 128;
 
 /// How the panels of a matrix are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Layout {
-    /// Blocks of a row; pairs of columns of BF16.
+    /// Blocks of a row; for float formats columns, or pairs of them (BF16).
     blocks: usize,
     /// Blocks of a group.
     group_blocks: usize,
+    /// Columns of a group.
+    pub(crate) group_columns: usize,
     /// Bytes of scales and minima of a block, for 16 rows.
     pub(crate) head_bytes: usize,
     /// The quants of a group begin at a multiple of this.
     alignment: usize,
-    /// Bytes of quants of a chunk, for 16 rows; of a column for float formats, of a pair of columns for BF16.
+    /// Bytes of quants of a chunk, for 16 rows; of a column for float formats, of two columns for BF16.
     pub(crate) quant_bytes: usize,
     /// Bytes from one group to the next.
     group_bytes: usize,
@@ -97,13 +102,17 @@ impl Layout {
         };
         // Gaps of half a cache line would take more than a 30th of these; the vectors that cross lines cost less.
         let alignment = if dtype.has_codebook() || dtype == DType::TQ2_0 { 1 } else { 64 };
-        if dtype == DType::BF16 {
-            let (blocks, group_blocks) = (cols.div_ceil(2), GROUP / 2);
+        if dtype.is_float() {
+            // A block is what a word of 32 bits holds.
+            let columns = if dtype == DType::BF16 { 2 } else { 1 };
+            let (blocks, group_blocks) = (cols.div_ceil(columns), GROUP_WORDS);
+            let group_columns = group_blocks * columns;
             let group_bytes = group_blocks * quant_bytes;
-            let stride = blocks.checked_mul(quant_bytes)?;
+            let stride = blocks.checked_mul(quant_bytes)?.checked_next_multiple_of(64)?;
             return Some(Self {
                 blocks,
                 group_blocks,
+                group_columns,
                 head_bytes,
                 alignment,
                 quant_bytes,
@@ -112,18 +121,6 @@ impl Layout {
             });
         }
         let blocks = cols / dtype.block_len();
-        if dtype.is_float() {
-            let stride = blocks.checked_mul(quant_bytes)?.checked_next_multiple_of(64)?;
-            return Some(Self {
-                blocks,
-                group_blocks: blocks,
-                head_bytes,
-                alignment,
-                quant_bytes,
-                group_bytes: 0,
-                stride,
-            });
-        }
         let group_blocks = GROUP / dtype.block_len();
         let group_bytes =
             (group_blocks * head_bytes).next_multiple_of(alignment) + GROUP / CHUNK * quant_bytes;
@@ -131,7 +128,16 @@ impl Layout {
         let rest = blocks % group_blocks;
         let rest = (rest * head_bytes).next_multiple_of(alignment) + rest * quant_bytes;
         let stride = groups.checked_add(rest)?.checked_next_multiple_of(64)?;
-        Some(Self { blocks, group_blocks, head_bytes, alignment, quant_bytes, group_bytes, stride })
+        Some(Self {
+            blocks,
+            group_blocks,
+            group_columns: GROUP,
+            head_bytes,
+            alignment,
+            quant_bytes,
+            group_bytes,
+            stride,
+        })
     }
 
     /// Groups of a row.

@@ -1,7 +1,7 @@
 //! Scratch memory that products reuse from call to call.
 
 use crate::FloatBuffer;
-use crate::activations::Activations;
+use crate::activations::{Activations, Grouping};
 use crate::kernels::{PANELS_MAX, Sums, TILE_MAX, UNPACKED, Unpacked};
 use crate::lanes::LANES;
 
@@ -32,8 +32,6 @@ pub(crate) struct ExpertScratch {
     pub(crate) entries: Vec<(u32, f32)>,
     /// Activations of each group.
     pub(crate) inputs: Vec<Inputs>,
-    /// Rows of `x` in the order of entries, for float weights.
-    pub(crate) gathered: Vec<f32>,
     /// What each entry adds to its row.
     pub(crate) outputs: FloatBuffer,
 }
@@ -46,13 +44,9 @@ pub(crate) struct Group {
     pub(crate) count: usize,
 }
 
-/// The activations of a call, in each form that its weights ask for.
+/// The activations of a call, in each form that its weights ask for, by [`Grouping`].
 #[derive(Debug, Default)]
-pub(crate) struct Inputs {
-    pub(crate) by32: Activations,
-    pub(crate) by256: Activations,
-    pub(crate) pairs: Activations,
-}
+pub(crate) struct Inputs(pub(crate) [Activations; Grouping::ALL.len()]);
 
 /// Tiles whose sums a thread keeps while it goes through the stretches of its rows: together with the activations of
 /// a stretch they stay in the second cache.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::Panels;
 use super::direct::AHEAD;
-use super::pairs::PAIRS_STRETCH;
+use super::words::STRETCH_WORDS;
 use crate::DType;
 use crate::activations::Tile;
 use crate::blocks::Shape;
@@ -19,13 +19,17 @@ pub(crate) const STRETCH: usize = 768;
 
 /// Columns of weights of a format that are unpacked together.
 pub(crate) fn stretch_of(dtype: DType) -> usize {
-    if dtype == DType::BF16 { PAIRS_STRETCH } else { STRETCH }
+    match dtype {
+        DType::BF16 => 2 * STRETCH_WORDS,
+        dtype if dtype.is_float() => STRETCH_WORDS,
+        _ => STRETCH,
+    }
 }
 
 /// A stretch of 32 unpacked rows, in scratch memory.
 #[derive(Clone, Copy)]
 pub(crate) struct Unpacked {
-    /// Weights: for each four columns, or two of BF16, 64 bytes of the first 16 rows and 64 of the others.
+    /// Weights: for each four columns, or each word of floats, 64 bytes of the first 16 rows and 64 of the others.
     pub(crate) w: *mut u8,
     /// Scales of groups: 32 floats for each.
     pub(crate) scales: *mut f32,
@@ -49,7 +53,7 @@ pub(crate) struct UnpackedSizes {
 pub(crate) const UNPACKED: UnpackedSizes = {
     let rows = 2 * LANES;
     UnpackedSizes {
-        w: if STRETCH > 2 * PAIRS_STRETCH { rows * STRETCH } else { rows * 2 * PAIRS_STRETCH },
+        w: rows * if STRETCH > 4 * STRETCH_WORDS { STRETCH } else { 4 * STRETCH_WORDS },
         scales: rows * STRETCH / 16,
         d: rows * STRETCH / 256,
         dmin: rows * STRETCH / 32,

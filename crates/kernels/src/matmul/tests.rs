@@ -371,8 +371,8 @@ fn bf16_products_are_those_of_rounded_activations() {
     for r in 0..rows {
         matrix.row_to_f32(r, &mut row);
         for c in 0..n {
-            // A stretch of 512 columns at a time, in chains of pairs, the odd column first.
-            let stretches = row.chunks(512).zip(rounded[c * cols..][..cols].chunks(512));
+            // A stretch of 256 columns at a time, in chains of pairs, the odd column first.
+            let stretches = row.chunks(256).zip(rounded[c * cols..][..cols].chunks(256));
             expected[c * rows + r] = stretches.fold(0.0, |total: f32, (w, x)| {
                 let mut chains = [0.0_f32; 2];
                 for (pair, (w, x)) in w.chunks(2).zip(x.chunks(2)).enumerate() {

@@ -1,0 +1,326 @@
+//! Products with float weights. A *word* is what 32 bits of a weight and of an activation hold: one f32, or two BF16.
+//!
+//! Each stretch of columns is summed in two chains, over the even and the odd words, because a single one would wait
+//! for itself.
+//!
+//! With BF16 weights activations are rounded to BF16 too, and a word's odd column comes first, each column multiplied and
+//! added with one rounding, as AVX-512's `vdpbf16ps` does. A product of two BF16 has no more digits than f32 holds, so
+//! fused multiply-adds of f32 give the same bits, but for numbers below 2^-126, which count as nothing there.
+
+use std::ops::Range;
+
+use super::direct::AHEAD;
+use super::tile::Unpacked;
+use super::{Panels, Sums};
+use crate::activations::{Tile, WORDS_TOGETHER};
+use crate::lanes::{LANES, Lanes};
+use crate::panel::GROUP_WORDS;
+
+/// Columns that share a scale in `F8E4M3` weights.
+pub(crate) const F8_BLOCK: usize = 128;
+
+/// Words of weights that are multiplied together: 16 KiB of 32 rows, which with a tile of activations and its sums fit
+/// into the first-level cache. A whole number of groups.
+pub(crate) const STRETCH_WORDS: usize = 128;
+
+/// Bytes of a word of 16 rows, unpacked.
+const WORD_BYTES: usize = 4 * LANES;
+
+/// A float format: how words are read and multiplied.
+pub(super) trait Words<S: Lanes> {
+    /// Bytes of a word of 16 rows, packed.
+    const BYTES: usize;
+    /// Columns of a word.
+    const COLUMNS: usize = 1;
+    /// Whether each [`F8_BLOCK`] columns have a scale.
+    const SCALED: bool = false;
+
+    /// A word of 16 rows.
+    ///
+    /// # Safety
+    /// The processor has the instructions and `from` points to a packed word.
+    unsafe fn load(from: *const u8) -> S::I;
+
+    /// Adds to each lane the products of its word of both.
+    ///
+    /// # Safety
+    /// The processor has the instructions.
+    #[inline(always)]
+    unsafe fn dot(sum: S::F, w: S::I, x: S::I) -> S::F {
+        // SAFETY: the caller's contract.
+        unsafe { S::fma(S::as_f(w), S::as_f(x), sum) }
+    }
+}
+
+macro_rules! values {
+    ($name:ident, $bytes:literal, $scaled:literal, $from:ident => $load:expr) => {
+        pub(super) struct $name;
+        impl<S: Lanes> Words<S> for $name {
+            const BYTES: usize = $bytes * LANES;
+            const SCALED: bool = $scaled;
+
+            #[inline(always)]
+            unsafe fn load($from: *const u8) -> S::I {
+                // SAFETY: the caller's contract.
+                unsafe { $load }
+            }
+        }
+    };
+}
+
+values!(F32, 4, false, from => S::load_i(from.cast()));
+values!(F16, 2, false, from => S::as_i(S::load_f16(from.cast())));
+values!(F8, 1, true, from => S::as_i(S::load_f8(from)));
+
+/// BF16, with fused multiply-adds of f32.
+pub(super) struct Bf16;
+
+impl<S: Lanes> Words<S> for Bf16 {
+    const BYTES: usize = WORD_BYTES;
+    const COLUMNS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> S::I {
+        // SAFETY: the caller's contract.
+        unsafe { S::load_i(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot(sum: S::F, w: S::I, x: S::I) -> S::F {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let odd = S::splat_i(0xffff_0000_u32.cast_signed());
+            let sum = S::fma(S::as_f(S::and_i(w, odd)), S::as_f(S::and_i(x, odd)), sum);
+            S::fma(S::as_f(S::shl_i(w, 16)), S::as_f(S::shl_i(x, 16)), sum)
+        }
+    }
+}
+
+/// BF16, with the instruction for it.
+#[cfg(target_arch = "x86_64")]
+pub(super) struct Bf16Dot;
+
+#[cfg(target_arch = "x86_64")]
+impl Words<crate::lanes::Avx512> for Bf16Dot {
+    const BYTES: usize = WORD_BYTES;
+    const COLUMNS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> std::arch::x86_64::__m512i {
+        // SAFETY: the caller's contract.
+        unsafe { crate::lanes::Avx512::load_i(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot(
+        sum: std::arch::x86_64::__m512,
+        w: std::arch::x86_64::__m512i,
+        x: std::arch::x86_64::__m512i,
+    ) -> std::arch::x86_64::__m512 {
+        use std::arch::x86_64::{__m512bh, __m512i, _mm512_dpbf16_ps};
+        // SAFETY: the caller's contract; both are 64 bytes in which each bit pattern is a value.
+        unsafe {
+            let pairs = |v: __m512i| std::mem::transmute::<__m512i, __m512bh>(v);
+            _mm512_dpbf16_ps(sum, pairs(w), pairs(x))
+        }
+    }
+}
+
+/// Where the words of `P` panels come from.
+trait Source<S: Lanes, const P: usize>: Copy {
+    /// Word `at` of panel `p`.
+    ///
+    /// # Safety
+    /// The processor has the instructions and the word is there.
+    unsafe fn word(&self, p: usize, at: usize) -> S::I;
+}
+
+/// Unpacked words of two panels, side by side.
+#[derive(Clone, Copy)]
+struct SideBySide(*const u8);
+
+impl<S: Lanes> Source<S, 2> for SideBySide {
+    #[inline(always)]
+    unsafe fn word(&self, p: usize, at: usize) -> S::I {
+        // SAFETY: the caller's contract.
+        unsafe { S::load_i(self.0.add((2 * at + p) * WORD_BYTES).cast()) }
+    }
+}
+
+/// A packed panel, the scales of its blocks from the first word's on.
+struct Packed<V> {
+    start: *const u8,
+    scales: *const f32,
+    format: std::marker::PhantomData<V>,
+}
+
+impl<V> Clone for Packed<V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<V> Copy for Packed<V> {}
+
+impl<S: Lanes, V: Words<S>> Source<S, 1> for Packed<V> {
+    #[inline(always)]
+    unsafe fn word(&self, _: usize, at: usize) -> S::I {
+        // SAFETY: the caller's contract; what is asked for ahead may be at any address.
+        unsafe {
+            let from = self.start.add(at * V::BYTES);
+            S::prefetch(from.wrapping_add(AHEAD));
+            let word = V::load(from);
+            if !V::SCALED {
+                return word;
+            }
+            let scale = S::splat_f(self.scales.add(at / F8_BLOCK).read());
+            S::as_i(S::mul(S::as_f(word), scale))
+        }
+    }
+}
+
+/// `count` words of `P` panels for `N` columns.
+///
+/// # Safety
+/// The processor has `S`'s and `V`'s instructions; `w` has as many words, and `x` points to a tile of `N` columns of
+/// them, from a whole number of sixteens on.
+#[inline(always)]
+unsafe fn chains<S: Lanes, V: Words<S>, W: Source<S, P>, const P: usize, const N: usize>(
+    w: W,
+    x: *const i32,
+    count: usize,
+) -> [[S::F; N]; P] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut even = [[S::splat_f(0.0); N]; P];
+        let mut odd = even;
+        for first in (0..count).step_by(WORDS_TOGETHER) {
+            let x = x.add(first * N);
+            let here = (count - first).min(WORDS_TOGETHER);
+            for i in (0..here / 2 * 2).step_by(2) {
+                even = word::<S, V, W, P, N>(w, first + i, x.add(i), even);
+                odd = word::<S, V, W, P, N>(w, first + i + 1, x.add(i + 1), odd);
+            }
+            if here % 2 == 1 {
+                even = word::<S, V, W, P, N>(w, first + here - 1, x.add(here - 1), even);
+            }
+        }
+        for p in 0..P {
+            for c in 0..N {
+                even[p][c] = S::add(even[p][c], odd[p][c]);
+            }
+        }
+        even
+    }
+}
+
+/// Adds the products of word `at`; `x` points to that of the first column.
+#[inline(always)]
+unsafe fn word<S: Lanes, V: Words<S>, W: Source<S, P>, const P: usize, const N: usize>(
+    w: W,
+    at: usize,
+    x: *const i32,
+    mut sums: [[S::F; N]; P],
+) -> [[S::F; N]; P] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        for p in 0..P {
+            let word = w.word(p, at);
+            for c in 0..N {
+                sums[p][c] = V::dot(sums[p][c], word, S::splat_i(x.add(c * WORDS_TOGETHER).read()));
+            }
+        }
+        sums
+    }
+}
+
+/// The rows of `sums` for `N` columns, panel by panel.
+///
+/// # Safety
+/// As for [`super::direct::product`], with panels and a tile of `V`.
+#[inline(always)]
+pub(super) unsafe fn direct<S: Lanes, V: Words<S>, const N: usize>(
+    panels: Panels,
+    tile: Tile,
+    sums: &mut Sums,
+) {
+    let words = panels.cols.div_ceil(V::COLUMNS);
+    for p in 0..panels.count {
+        // SAFETY: the caller's contract; scales are read only where there are some.
+        unsafe {
+            let mut totals = [S::splat_f(0.0); N];
+            for first in (0..words).step_by(STRETCH_WORDS) {
+                let w = Packed::<V> {
+                    start: panels.start[p].add(first * V::BYTES),
+                    scales: panels.scales[p].wrapping_add(first / F8_BLOCK),
+                    format: std::marker::PhantomData,
+                };
+                let count = (words - first).min(STRETCH_WORDS);
+                let [part] = chains::<S, V, _, 1, N>(w, tile.q.add(first * N), count);
+                for c in 0..N {
+                    totals[c] = S::add(totals[c], part[c]);
+                }
+            }
+            for c in 0..N {
+                S::store_f(sums[c].as_mut_ptr().add(p * LANES), totals[c]);
+            }
+        }
+    }
+}
+
+/// Puts the words of two panels beside each other.
+///
+/// # Safety
+/// As for [`super::tile::unpack`], with panels of `V`.
+#[inline(always)]
+pub(super) unsafe fn unpack<S: Lanes, V: Words<S>>(panels: Panels, range: Range<usize>, to: Unpacked) {
+    // SAFETY: the caller's contract; every pointer stays within its panel and the stretch; scales are read only where
+    // there are some.
+    unsafe {
+        let first = panels.layout.group(range.start).first;
+        for half in 0..2 {
+            for group in range.clone() {
+                let group = panels.layout.group(group);
+                let w = Packed::<V> {
+                    start: panels.start[half].add(group.first * V::BYTES),
+                    scales: panels.scales[half].wrapping_add(group.first / F8_BLOCK),
+                    format: std::marker::PhantomData,
+                };
+                for i in 0..group.count {
+                    let at = 2 * (group.first - first + i) + half;
+                    S::store_i(to.w.add(at * WORD_BYTES).cast(), w.word(0, i));
+                }
+            }
+        }
+    }
+}
+
+/// Adds a stretch to `totals`, `[N][32]`, or starts them where it is the first, as [`direct`] does.
+///
+/// # Safety
+/// As for [`super::tile::product`], with words of `V`.
+#[inline(always)]
+pub(super) unsafe fn product<S: Lanes, V: Words<S>, const N: usize>(
+    w: Unpacked,
+    cols: usize,
+    a: Tile,
+    totals: *mut f32,
+    first: bool,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let count = cols.div_ceil(V::COLUMNS);
+        let parts = chains::<S, V, _, 2, N>(SideBySide(w.w), a.q, count);
+        for c in 0..N {
+            for half in 0..2 {
+                let total = totals.add((2 * c + half) * LANES);
+                let before = if first { S::splat_f(0.0) } else { S::load_f(total) };
+                S::store_f(total, S::add(before, parts[half][c]));
+            }
+        }
+    }
+}
+
+const _: () = assert!(STRETCH_WORDS.is_multiple_of(GROUP_WORDS), "a whole number of groups");
+const _: () = assert!(STRETCH_WORDS.is_multiple_of(F8_BLOCK), "a whole number of scales");
+const _: () = assert!(STRETCH_WORDS.is_multiple_of(WORDS_TOGETHER), "a whole number of sixteens");
