@@ -21,6 +21,8 @@ pub struct TokenCost {
     pub head_operations: u64,
     /// Those of a row's operations whose weights are floating-point numbers.
     pub float_operations: u64,
+    /// Those of them whose weights are BF16.
+    pub bf16_operations: u64,
 }
 
 impl TokenCost {
@@ -36,7 +38,8 @@ impl TokenCost {
             };
             let part = Part::of(tensor.name, config);
             let (bytes, operations) = (tensor.bytes as u64, elements.saturating_mul(2));
-            let float = tensor.storage.dtype().is_some_and(DType::is_float);
+            let dtype = tensor.storage.dtype();
+            let (float, bf16) = (dtype.is_some_and(DType::is_float), dtype == Some(DType::BF16));
             match part {
                 Part::Unread => continue,
                 Part::Head => {
@@ -53,6 +56,9 @@ impl TokenCost {
                     if float {
                         cost.float_operations = cost.float_operations.saturating_add(share(operations));
                     }
+                    if bf16 {
+                        cost.bf16_operations = cost.bf16_operations.saturating_add(share(operations));
+                    }
                 }
             }
         }
@@ -67,10 +73,26 @@ impl TokenCost {
         all.saturating_add(self.head_operations)
     }
 
-    /// Whether most operations are on floating-point weights: then the ceiling is that of f32.
-    pub fn is_float(&self) -> bool {
-        self.float_operations > self.row_operations / 2
+    /// What most operations are.
+    pub fn arithmetic(&self) -> Arithmetic {
+        let most = |operations: u64| operations > self.row_operations / 2;
+        match (most(self.bf16_operations), most(self.float_operations)) {
+            (true, _) => Arithmetic::Bf16,
+            (false, true) => Arithmetic::F32,
+            (false, false) => Arithmetic::Int8,
+        }
     }
+}
+
+/// What products are computed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arithmetic {
+    /// Weights of blocks, with activations of 8 bits.
+    Int8,
+    /// F32, F16 and FP8 weights.
+    F32,
+    /// BF16 weights, with activations of BF16.
+    Bf16,
 }
 
 /// What a token does with a tensor.
@@ -141,7 +163,7 @@ mod tests {
         let spared = layer - 2 * d * kv * c.head_dim;
         assert_eq!(cost.prompt_operations(5), 2 * (5 * weights - 4 * spared + head) as u64);
         assert_eq!(cost.prompt_operations(1), 2 * (weights + head) as u64);
-        assert!(cost.is_float());
+        assert_eq!(cost.arithmetic(), Arithmetic::F32);
         // In 4 bytes each; norms come on top, the embedding's rows do not.
         let norms = d * (2 * c.num_hidden_layers + 1);
         assert_eq!(cost.weight_bytes, 4 * (weights + head + norms) as u64);

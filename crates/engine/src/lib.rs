@@ -31,7 +31,7 @@ pub use arch::latent_dtypes;
 pub use config::{
     CONTEXT_LENGTH_DEFAULT, EXPANDED_FROM_DEFAULT, EngineConfig, ExpandedPrompts, KvCacheType, Speculation,
 };
-pub use cost::TokenCost;
+pub use cost::{Arithmetic, TokenCost};
 pub use disk::{DiskCacheConfig, DiskCacheStats};
 pub use engine::{Engine, RequestHandle, Shutdown};
 pub use error::EngineError;

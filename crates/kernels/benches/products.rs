@@ -93,9 +93,11 @@ fn measure(dtype: DType, pool: &Pool) {
                 few.time(i, || multiply(w, n));
             }
         }
-        let float = dtype.is_float();
-        ceiling =
-            ceiling.max(if float { ceilings::f32_gflop_per_s(pool) } else { ceilings::int8_gop_per_s(pool) });
+        ceiling = ceiling.max(match dtype {
+            DType::BF16 => ceilings::bf16_gflop_per_s(pool),
+            dtype if dtype.is_float() => ceilings::f32_gflop_per_s(pool),
+            _ => ceilings::int8_gop_per_s(pool),
+        });
         for _ in 0..4 {
             many.time(0, || multiply(&tall, MANY));
         }

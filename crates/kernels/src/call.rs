@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::activations::{Activations, Grouping};
 use crate::kernels::{Kernels, PANELS_MAX, TILE_MAX, stretch_of};
 use crate::lanes::{LANES, prefetch_to_second_cache, prefetch_to_write};
-use crate::panel::panels;
+use crate::panel::{group_columns, panels};
 use crate::workspace::{Inputs, Scratch, TILE_SUMS, TILES_MAX};
 use crate::{DType, Isa, Matrix, Pool, silu};
 
@@ -261,7 +261,7 @@ impl<'a> Call<'a> {
         let narrow = if widest > 1 { (self.kernels.product32)(dtype, widest - 1) } else { wide };
         let columns_at_once = stretch_of(dtype);
         for k in (0..cols).step_by(columns_at_once) {
-            let group = panels.layout.group_columns;
+            let group = group_columns(dtype);
             let stretch = |k: usize| k / group..panels.layout.groups().min((k + columns_at_once) / group);
             let last = k + columns_at_once >= cols;
             // SAFETY: the kernels are those of this processor; the groups are there and make up one stretch.

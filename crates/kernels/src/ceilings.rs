@@ -38,10 +38,12 @@ pub struct Ceilings {
     pub int8_gop_per_s: f64,
     /// f32 fused multiply-adds, 10⁹ operations a second; one is two.
     pub f32_gflop_per_s: f64,
+    /// Dot products of BF16, 10⁹ operations a second; where there is no instruction for them, as `f32_gflop_per_s`.
+    pub bf16_gflop_per_s: f64,
 }
 
 impl Ceilings {
-    /// Measures all three with the pool's threads, in about half a second. Takes 512 MiB of memory for
+    /// Measures all four with the pool's threads, in about half a second. Takes 512 MiB of memory for
     /// the time being, or less where there is less.
     #[must_use]
     pub fn measure(pool: &Pool) -> Self {
@@ -50,6 +52,7 @@ impl Ceilings {
             read_gb_per_s: read_gb_per_s(pool),
             int8_gop_per_s: int8_gop_per_s(pool),
             f32_gflop_per_s: f32_gflop_per_s(pool),
+            bf16_gflop_per_s: bf16_gflop_per_s(pool),
         }
     }
 }
@@ -97,6 +100,12 @@ pub fn int8_gop_per_s(pool: &Pool) -> f64 {
 #[must_use]
 pub fn f32_gflop_per_s(pool: &Pool) -> f64 {
     arithmetic(pool, loops::fma)
+}
+
+/// Dot products of BF16 in registers, 10⁹ operations a second, with the widest instructions there are.
+#[must_use]
+pub fn bf16_gflop_per_s(pool: &Pool) -> f64 {
+    arithmetic(pool, loops::bf16)
 }
 
 /// Operations a second, in 10⁹, of a loop that takes steps and returns operations per step.

@@ -44,8 +44,6 @@ pub(crate) struct Layout {
     blocks: usize,
     /// Blocks of a group.
     group_blocks: usize,
-    /// Columns of a group.
-    pub(crate) group_columns: usize,
     /// Bytes of scales and minima of a block, for 16 rows.
     pub(crate) head_bytes: usize,
     /// The quants of a group begin at a multiple of this.
@@ -106,13 +104,11 @@ impl Layout {
             // A block is what a word of 32 bits holds.
             let columns = if dtype == DType::BF16 { 2 } else { 1 };
             let (blocks, group_blocks) = (cols.div_ceil(columns), GROUP_WORDS);
-            let group_columns = group_blocks * columns;
             let group_bytes = group_blocks * quant_bytes;
             let stride = blocks.checked_mul(quant_bytes)?.checked_next_multiple_of(64)?;
             return Some(Self {
                 blocks,
                 group_blocks,
-                group_columns,
                 head_bytes,
                 alignment,
                 quant_bytes,
@@ -128,16 +124,7 @@ impl Layout {
         let rest = blocks % group_blocks;
         let rest = (rest * head_bytes).next_multiple_of(alignment) + rest * quant_bytes;
         let stride = groups.checked_add(rest)?.checked_next_multiple_of(64)?;
-        Some(Self {
-            blocks,
-            group_blocks,
-            group_columns: GROUP,
-            head_bytes,
-            alignment,
-            quant_bytes,
-            group_bytes,
-            stride,
-        })
+        Some(Self { blocks, group_blocks, head_bytes, alignment, quant_bytes, group_bytes, stride })
     }
 
     /// Groups of a row.
@@ -167,6 +154,15 @@ impl Layout {
         let group = self.group(index / self.group_blocks);
         let i = index - group.first;
         (group.heads_at + i * self.head_bytes, group.quants_at + i * chunks * self.quant_bytes)
+    }
+}
+
+/// Columns of a group of a format.
+pub(crate) fn group_columns(dtype: DType) -> usize {
+    match dtype {
+        DType::BF16 => 2 * GROUP_WORDS,
+        dtype if dtype.is_float() => GROUP_WORDS,
+        _ => GROUP,
     }
 }
 

@@ -110,6 +110,18 @@ pub(super) fn fma(steps: usize) -> usize {
     32 * 2
 }
 
+/// Takes `steps` steps of dot products of BF16, or of f32 multiply-adds where there are none, and returns the operations
+/// of one step.
+pub(super) fn bf16(steps: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512f") {
+        // SAFETY: the features were detected.
+        unsafe { bf16_avx512(steps) };
+        return CHAINS_512 * 32 * 2;
+    }
+    fma(steps)
+}
+
 /// Independent sums, enough to hide the latency of the widest cores and few enough to stay in registers.
 #[cfg(target_arch = "x86_64")]
 const CHAINS_512: usize = 16;
@@ -226,6 +238,19 @@ unsafe fn fma_avx512(steps: usize) {
     for _ in 0..steps {
         for sum in &mut sums {
             *sum = _mm512_fmadd_ps(*sum, a, b);
+        }
+    }
+    std::hint::black_box(sums);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn bf16_avx512(steps: usize) {
+    let mut sums = std::hint::black_box([_mm512_set1_ps(1.0); CHAINS_512]);
+    let pairs = std::hint::black_box(_mm512_cvtne2ps_pbh(_mm512_set1_ps(1e-3), _mm512_set1_ps(-1e-3)));
+    for _ in 0..steps {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, pairs, pairs);
         }
     }
     std::hint::black_box(sums);

@@ -248,7 +248,7 @@ impl Session {
             first_token,
             cached_first_token: cached,
             operations: self.cost.prompt_operations(tokens as u64),
-            float: self.cost.is_float(),
+            arithmetic: self.cost.arithmetic(),
         })
     }
 

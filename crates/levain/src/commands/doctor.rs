@@ -51,6 +51,7 @@ pub(crate) fn run(app: &App, args: &DoctorArgs) -> Result<(), CliError> {
                 "read_gb_per_s": round(ceilings.read_gb_per_s),
                 "int8_gop_per_s": round(ceilings.int8_gop_per_s),
                 "f32_gflop_per_s": round(ceilings.f32_gflop_per_s),
+                "bf16_gflop_per_s": round(ceilings.bf16_gflop_per_s),
             },
             "store": {
                 "hugging_face": hub.config().hf_cache, "levain": hub.config().store,
@@ -70,6 +71,7 @@ pub(crate) fn run(app: &App, args: &DoctorArgs) -> Result<(), CliError> {
     row("read bandwidth", format!("{:.1} GB/s", ceilings.read_gb_per_s));
     row("int8 arithmetic", format!("{:.0} GOP/s", ceilings.int8_gop_per_s));
     row("f32 arithmetic", format!("{:.0} GFLOP/s", ceilings.f32_gflop_per_s));
+    row("BF16 arithmetic", format!("{:.0} GFLOP/s", ceilings.bf16_gflop_per_s));
     row("models", format!("{}, {}", models.len(), bytes(stored)));
     row("store", hub.config().store.display().to_string());
     row("shared store", hub.config().hf_cache.display().to_string());

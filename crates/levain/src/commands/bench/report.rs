@@ -1,5 +1,6 @@
 //! What was measured, as a table and as JSON.
 
+use levain_engine::Arithmetic;
 use levain_kernels::ceilings::Ceilings;
 use serde_json::{Map, Value, json};
 
@@ -37,6 +38,7 @@ pub(super) struct CeilingSamples {
     read: Samples,
     int8: Samples,
     f32: Samples,
+    bf16: Samples,
 }
 
 impl CeilingSamples {
@@ -44,13 +46,15 @@ impl CeilingSamples {
         self.read.push(ceilings.read_gb_per_s);
         self.int8.push(ceilings.int8_gop_per_s);
         self.f32.push(ceilings.f32_gflop_per_s);
+        self.bf16.push(ceilings.bf16_gflop_per_s);
     }
 
-    fn json(&self) -> [(&'static str, Value); 3] {
+    fn json(&self) -> [(&'static str, Value); 4] {
         [
             ("ceiling_read_gb_per_s", json!(round(self.read.median()))),
             ("ceiling_int8_gop_per_s", json!(round(self.int8.median()))),
             ("ceiling_f32_gflop_per_s", json!(round(self.f32.median()))),
+            ("ceiling_bf16_gflop_per_s", json!(round(self.bf16.median()))),
         ]
     }
 }
@@ -104,8 +108,8 @@ pub(super) struct Prefill {
     pub(super) cached_first_token: Samples,
     /// Operations of the products with weights, for the whole prompt.
     pub(super) operations: u64,
-    /// Whether they are on floating-point weights.
-    pub(super) float: bool,
+    /// What they are computed in.
+    pub(super) arithmetic: Arithmetic,
     /// What other parts have to say.
     pub(super) notes: Map<String, Value>,
 }
@@ -119,7 +123,11 @@ impl Prefill {
 
     fn ceiling(&self) -> f64 {
         let ceilings = &self.rates.ceilings;
-        if self.float { ceilings.f32.median() } else { ceilings.int8.median() }
+        match self.arithmetic {
+            Arithmetic::Int8 => ceilings.int8.median(),
+            Arithmetic::F32 => ceilings.f32.median(),
+            Arithmetic::Bf16 => ceilings.bf16.median(),
+        }
     }
 
     /// All keys but those of the ceilings.
@@ -136,7 +144,7 @@ impl Prefill {
     }
 
     pub(super) fn cells(&self) -> Vec<String> {
-        let unit = if self.float { "GFLOP/s" } else { "GOP/s" };
+        let unit = if self.arithmetic == Arithmetic::Int8 { "GOP/s" } else { "GFLOP/s" };
         let first =
             format!("{:.3} s, {:.3} s cached", self.first_token.median(), self.cached_first_token.median());
         let mut cells = vec![format!("prefill {}", self.tokens), "1".into(), "0".into()];
@@ -256,8 +264,13 @@ mod tests {
     fn shares_are_of_the_bytes_of_all_steps() {
         let mut rates = Rates::default();
         rates.push(8.0, None);
-        let ceilings =
-            Ceilings { threads: 1, read_gb_per_s: 4.0, int8_gop_per_s: 100.0, f32_gflop_per_s: 10.0 };
+        let ceilings = Ceilings {
+            threads: 1,
+            read_gb_per_s: 4.0,
+            int8_gop_per_s: 100.0,
+            f32_gflop_per_s: 10.0,
+            bf16_gflop_per_s: 20.0,
+        };
         rates.ceilings.push(&ceilings);
         let mut prefill = Prefill {
             tokens: 4,
@@ -265,7 +278,7 @@ mod tests {
             first_token: samples(&[0.5]),
             cached_first_token: samples(&[0.01]),
             operations: 20_000_000_000,
-            float: false,
+            arithmetic: Arithmetic::Int8,
             notes: Map::new(),
         };
         // 8 tokens a second of 4 sequences are 2 steps a second.
@@ -280,7 +293,11 @@ mod tests {
             (&json!(40.0), &json!(0.4))
         );
         assert!(!into.contains_key("decode_ratio"));
-        prefill.float = true;
-        assert!(prefill.cells()[4].contains("400 % of 10 GFLOP/s"), "{:?}", prefill.cells());
+        for (arithmetic, share) in
+            [(Arithmetic::F32, "400 % of 10 GFLOP/s"), (Arithmetic::Bf16, "200 % of 20 GFLOP/s")]
+        {
+            prefill.arithmetic = arithmetic;
+            assert!(prefill.cells()[4].contains(share), "{:?}", prefill.cells());
+        }
     }
 }
