@@ -34,7 +34,7 @@ fn main() {
         "type", "GB/s", "ceiling", "%", "GOP/s", "ceiling", "%"
     );
     for dtype in DType::ALL {
-        if dtype != DType::F8E4M3 && (names.is_empty() || names.iter().any(|a| *a == dtype.name())) {
+        if names.is_empty() || names.iter().any(|a| *a == dtype.name()) {
             measure(dtype, &pool);
         }
     }
@@ -64,7 +64,16 @@ fn measure(dtype: DType, pool: &Pool) {
     let row_bytes = dtype.row_bytes(COLS).unwrap_or(0);
     let bytes: Vec<u8> = (0..row_bytes * ROWS).map(|i| ((i * 37) >> 3) as u8 & 0x3b).collect();
     let count = (DECODE_BYTES / bytes.len()).max(2);
-    let pack = |rows: usize| Matrix::pack(dtype, rows, COLS, &bytes[..rows * row_bytes], pool).ok();
+    let pack = |rows: usize| {
+        let bytes = &bytes[..rows * row_bytes];
+        match dtype {
+            DType::F8E4M3 => {
+                let scales = vec![0.01; rows.div_ceil(128) * COLS.div_ceil(128)];
+                Matrix::pack_f8(rows, COLS, bytes, &scales, pool).ok()
+            }
+            dtype => Matrix::pack(dtype, rows, COLS, bytes, pool).ok(),
+        }
+    };
     let matrices: Vec<Matrix> = (0..count).filter_map(|_| pack(ROWS)).collect();
     let Some(tall) = pack(MANY_ROWS) else { return };
     let buffer = vec![1_u8; bytes.len() * count + LINE];
