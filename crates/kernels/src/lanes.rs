@@ -121,8 +121,8 @@ pub(crate) trait Lanes: Copy + 'static {
     unsafe fn store_f(to: *mut f32, v: Self::F);
     /// 16 half-precision floats.
     unsafe fn load_f16(from: *const u16) -> Self::F;
-    /// 16 8-bit floats of 4 exponent and 3 mantissa bits.
-    unsafe fn load_f8(from: *const u8) -> Self::F;
+    /// 16 8-bit floats of 4 exponent and 3 mantissa bits, each divided by 256.
+    unsafe fn load_f8_256ths(from: *const u8) -> Self::F;
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`, rounded once.
@@ -130,6 +130,12 @@ pub(crate) trait Lanes: Copy + 'static {
     /// `c - a * b`, rounded once.
     unsafe fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
 
+    /// 32 of them.
+    #[inline(always)]
+    unsafe fn load_two_f8_256ths(from: *const u8) -> [Self::F; 2] {
+        // SAFETY: the caller's contract, for twice 16 values.
+        unsafe { [Self::load_f8_256ths(from), Self::load_f8_256ths(from.add(LANES))] }
+    }
     /// The same bits seen as bytes.
     #[inline(always)]
     unsafe fn as_b(v: Self::I) -> Self::B {

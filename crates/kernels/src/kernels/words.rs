@@ -7,6 +7,7 @@
 //! added with one rounding, as AVX-512's `vdpbf16ps` does. A product of two BF16 has no more digits than f32 holds, so
 //! fused multiply-adds of f32 give the same bits, but for numbers below 2^-126, which count as nothing there.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::direct::AHEAD;
@@ -18,6 +19,9 @@ use crate::panel::GROUP_WORDS;
 
 /// Columns that share a scale in `F8E4M3` weights.
 pub(crate) const F8_BLOCK: usize = 128;
+
+/// What loaded words of formats with scales are divided by.
+const SCALE: f32 = 256.0;
 
 /// Words of weights that are multiplied together: 16 KiB of 32 rows, which with a tile of activations and its sums fit
 /// into the first-level cache. A whole number of groups.
@@ -35,11 +39,21 @@ pub(super) trait Words<S: Lanes> {
     /// Whether each [`F8_BLOCK`] columns have a scale.
     const SCALED: bool = false;
 
-    /// A word of 16 rows.
+    /// A word of 16 rows; where there are scales, divided by [`SCALE`].
     ///
     /// # Safety
     /// The processor has the instructions and `from` points to a packed word.
     unsafe fn load(from: *const u8) -> S::I;
+
+    /// Two words, one after the other.
+    ///
+    /// # Safety
+    /// As for [`Words::load`], with two words.
+    #[inline(always)]
+    unsafe fn load_two(from: *const u8) -> [S::I; 2] {
+        // SAFETY: the caller's contract.
+        unsafe { [Self::load(from), Self::load(from.add(Self::BYTES))] }
+    }
 
     /// Adds to each lane the products of its word of both.
     ///
@@ -53,11 +67,10 @@ pub(super) trait Words<S: Lanes> {
 }
 
 macro_rules! values {
-    ($name:ident, $bytes:literal, $scaled:literal, $from:ident => $load:expr) => {
+    ($name:ident, $bytes:literal, $from:ident => $load:expr) => {
         pub(super) struct $name;
         impl<S: Lanes> Words<S> for $name {
             const BYTES: usize = $bytes * LANES;
-            const SCALED: bool = $scaled;
 
             #[inline(always)]
             unsafe fn load($from: *const u8) -> S::I {
@@ -68,9 +81,31 @@ macro_rules! values {
     };
 }
 
-values!(F32, 4, false, from => S::load_i(from.cast()));
-values!(F16, 2, false, from => S::as_i(S::load_f16(from.cast())));
-values!(F8, 1, true, from => S::as_i(S::load_f8(from)));
+values!(F32, 4, from => S::load_i(from.cast()));
+values!(F16, 2, from => S::as_i(S::load_f16(from.cast())));
+
+/// FP8.
+pub(super) struct F8;
+
+impl<S: Lanes> Words<S> for F8 {
+    const BYTES: usize = LANES;
+    const SCALED: bool = true;
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> S::I {
+        // SAFETY: the caller's contract.
+        unsafe { S::as_i(S::load_f8_256ths(from)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_two(from: *const u8) -> [S::I; 2] {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let [a, b] = S::load_two_f8_256ths(from);
+            [S::as_i(a), S::as_i(b)]
+        }
+    }
+}
 
 /// BF16, with fused multiply-adds of f32.
 pub(super) struct Bf16;
@@ -133,6 +168,12 @@ trait Source<S: Lanes, const P: usize>: Copy {
     /// # Safety
     /// The processor has the instructions and the word is there.
     unsafe fn word(&self, p: usize, at: usize) -> S::I;
+
+    /// Words `at` and `at + 1` of panel `p`.
+    ///
+    /// # Safety
+    /// The processor has the instructions and the words are there.
+    unsafe fn two(&self, p: usize, at: usize) -> [S::I; 2];
 }
 
 /// Unpacked words of two panels, side by side.
@@ -145,14 +186,16 @@ impl<S: Lanes> Source<S, 2> for SideBySide {
         // SAFETY: the caller's contract.
         unsafe { S::load_i(self.0.add((2 * at + p) * WORD_BYTES).cast()) }
     }
+
+    #[inline(always)]
+    unsafe fn two(&self, p: usize, at: usize) -> [S::I; 2] {
+        // SAFETY: the caller's contract.
+        unsafe { [Source::<S, 2>::word(self, p, at), Source::<S, 2>::word(self, p, at + 1)] }
+    }
 }
 
-/// A packed panel, the scales of its blocks from the first word's on.
-struct Packed<V> {
-    start: *const u8,
-    scales: *const f32,
-    format: std::marker::PhantomData<V>,
-}
+/// The words of a packed panel.
+struct Packed<V>(*const u8, PhantomData<V>);
 
 impl<V> Clone for Packed<V> {
     fn clone(&self) -> Self {
@@ -165,16 +208,19 @@ impl<V> Copy for Packed<V> {}
 impl<S: Lanes, V: Words<S>> Source<S, 1> for Packed<V> {
     #[inline(always)]
     unsafe fn word(&self, _: usize, at: usize) -> S::I {
+        // SAFETY: the caller's contract.
+        unsafe { V::load(self.0.add(at * V::BYTES)) }
+    }
+
+    #[inline(always)]
+    unsafe fn two(&self, _: usize, at: usize) -> [S::I; 2] {
         // SAFETY: the caller's contract; what is asked for ahead may be at any address.
         unsafe {
-            let from = self.start.add(at * V::BYTES);
-            S::prefetch(from.wrapping_add(AHEAD));
-            let word = V::load(from);
-            if !V::SCALED {
-                return word;
+            let from = self.0.add(at * V::BYTES);
+            for line in 0..(2 * V::BYTES).div_ceil(64) {
+                S::prefetch(from.wrapping_add(AHEAD + 64 * line));
             }
-            let scale = S::splat_f(self.scales.add(at / F8_BLOCK).read());
-            S::as_i(S::mul(S::as_f(word), scale))
+            V::load_two(from)
         }
     }
 }
@@ -198,11 +244,23 @@ unsafe fn chains<S: Lanes, V: Words<S>, W: Source<S, P>, const P: usize, const N
             let x = x.add(first * N);
             let here = (count - first).min(WORDS_TOGETHER);
             for i in (0..here / 2 * 2).step_by(2) {
-                even = word::<S, V, W, P, N>(w, first + i, x.add(i), even);
-                odd = word::<S, V, W, P, N>(w, first + i + 1, x.add(i + 1), odd);
+                for p in 0..P {
+                    let words = w.two(p, first + i);
+                    for c in 0..N {
+                        let x = x.add(c * WORDS_TOGETHER + i);
+                        even[p][c] = V::dot(even[p][c], words[0], S::splat_i(x.read()));
+                        odd[p][c] = V::dot(odd[p][c], words[1], S::splat_i(x.add(1).read()));
+                    }
+                }
             }
             if here % 2 == 1 {
-                even = word::<S, V, W, P, N>(w, first + here - 1, x.add(here - 1), even);
+                for p in 0..P {
+                    let word = w.word(p, first + here - 1);
+                    for c in 0..N {
+                        let x = x.add(c * WORDS_TOGETHER + here - 1);
+                        even[p][c] = V::dot(even[p][c], word, S::splat_i(x.read()));
+                    }
+                }
             }
         }
         for p in 0..P {
@@ -211,26 +269,6 @@ unsafe fn chains<S: Lanes, V: Words<S>, W: Source<S, P>, const P: usize, const N
             }
         }
         even
-    }
-}
-
-/// Adds the products of word `at`; `x` points to that of the first column.
-#[inline(always)]
-unsafe fn word<S: Lanes, V: Words<S>, W: Source<S, P>, const P: usize, const N: usize>(
-    w: W,
-    at: usize,
-    x: *const i32,
-    mut sums: [[S::F; N]; P],
-) -> [[S::F; N]; P] {
-    // SAFETY: the caller's contract.
-    unsafe {
-        for p in 0..P {
-            let word = w.word(p, at);
-            for c in 0..N {
-                sums[p][c] = V::dot(sums[p][c], word, S::splat_i(x.add(c * WORDS_TOGETHER).read()));
-            }
-        }
-        sums
     }
 }
 
@@ -246,19 +284,16 @@ pub(super) unsafe fn direct<S: Lanes, V: Words<S>, const N: usize>(
 ) {
     let words = panels.cols.div_ceil(V::COLUMNS);
     for p in 0..panels.count {
-        // SAFETY: the caller's contract; scales are read only where there are some.
+        // SAFETY: the caller's contract.
         unsafe {
             let mut totals = [S::splat_f(0.0); N];
             for first in (0..words).step_by(STRETCH_WORDS) {
-                let w = Packed::<V> {
-                    start: panels.start[p].add(first * V::BYTES),
-                    scales: panels.scales[p].wrapping_add(first / F8_BLOCK),
-                    format: std::marker::PhantomData,
-                };
+                let w = Packed::<V>(panels.start[p].add(first * V::BYTES), PhantomData);
                 let count = (words - first).min(STRETCH_WORDS);
                 let [part] = chains::<S, V, _, 1, N>(w, tile.q.add(first * N), count);
+                let scale = scale::<S, V>(&panels, p, first);
                 for c in 0..N {
-                    totals[c] = S::add(totals[c], part[c]);
+                    totals[c] = S::fma(scale, part[c], totals[c]);
                 }
             }
             for c in 0..N {
@@ -268,27 +303,39 @@ pub(super) unsafe fn direct<S: Lanes, V: Words<S>, const N: usize>(
     }
 }
 
+/// What the sums of panel `p`'s stretch from word `first` on are to be multiplied with.
+///
+/// # Safety
+/// The processor has the instructions and the panel has the word.
+#[inline(always)]
+unsafe fn scale<S: Lanes, V: Words<S>>(panels: &Panels, p: usize, first: usize) -> S::F {
+    // SAFETY: the caller's contract.
+    unsafe { S::splat_f(if V::SCALED { panels.scales[p].add(first / F8_BLOCK).read() * SCALE } else { 1.0 }) }
+}
+
 /// Puts the words of two panels beside each other.
 ///
 /// # Safety
 /// As for [`super::tile::unpack`], with panels of `V`.
 #[inline(always)]
 pub(super) unsafe fn unpack<S: Lanes, V: Words<S>>(panels: Panels, range: Range<usize>, to: Unpacked) {
-    // SAFETY: the caller's contract; every pointer stays within its panel and the stretch; scales are read only where
-    // there are some.
+    // SAFETY: the caller's contract; every pointer stays within its panel and the stretch.
     unsafe {
         let first = panels.layout.group(range.start).first;
         for half in 0..2 {
+            S::store_f(to.scales.add(half * LANES), scale::<S, V>(&panels, half, first));
             for group in range.clone() {
                 let group = panels.layout.group(group);
-                let w = Packed::<V> {
-                    start: panels.start[half].add(group.first * V::BYTES),
-                    scales: panels.scales[half].wrapping_add(group.first / F8_BLOCK),
-                    format: std::marker::PhantomData,
-                };
-                for i in 0..group.count {
-                    let at = 2 * (group.first - first + i) + half;
-                    S::store_i(to.w.add(at * WORD_BYTES).cast(), w.word(0, i));
+                let w = Packed::<V>(panels.start[half].add(group.first * V::BYTES), PhantomData);
+                let to = to.w.add((2 * (group.first - first) + half) * WORD_BYTES);
+                for i in (0..group.count / 2 * 2).step_by(2) {
+                    let [a, b] = w.two(0, i);
+                    S::store_i(to.add(2 * i * WORD_BYTES).cast(), a);
+                    S::store_i(to.add((2 * i + 2) * WORD_BYTES).cast(), b);
+                }
+                if group.count % 2 == 1 {
+                    let last = group.count - 1;
+                    S::store_i(to.add(2 * last * WORD_BYTES).cast(), w.word(0, last));
                 }
             }
         }
@@ -311,16 +358,17 @@ pub(super) unsafe fn product<S: Lanes, V: Words<S>, const N: usize>(
     unsafe {
         let count = cols.div_ceil(V::COLUMNS);
         let parts = chains::<S, V, _, 2, N>(SideBySide(w.w), a.q, count);
-        for c in 0..N {
-            for half in 0..2 {
+        for half in 0..2 {
+            let scale = S::load_f(w.scales.add(half * LANES));
+            for c in 0..N {
                 let total = totals.add((2 * c + half) * LANES);
                 let before = if first { S::splat_f(0.0) } else { S::load_f(total) };
-                S::store_f(total, S::add(before, parts[half][c]));
+                S::store_f(total, S::fma(scale, parts[half][c], before));
             }
         }
     }
 }
 
 const _: () = assert!(STRETCH_WORDS.is_multiple_of(GROUP_WORDS), "a whole number of groups");
-const _: () = assert!(STRETCH_WORDS.is_multiple_of(F8_BLOCK), "a whole number of scales");
+const _: () = assert!(STRETCH_WORDS == F8_BLOCK, "a stretch has one scale");
 const _: () = assert!(STRETCH_WORDS.is_multiple_of(WORDS_TOGETHER), "a whole number of sixteens");

@@ -186,17 +186,16 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
                 _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast())),
             ]
         }
-        fn load_f8(from: *const u8) -> Self::F {
+        fn load_f8_256ths(from: *const u8) -> Self::F {
             // As in `f8e4m3_to_f32`, without the NaN, which packing refuses: the magnitude becomes that of a
             // half, off by a factor of 256.
             let wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(from.cast()));
             let magnitude = _mm256_slli_epi16::<7>(_mm256_and_si256(wide, _mm256_set1_epi16(0x7f)));
             let sign = _mm256_and_si256(wide, _mm256_set1_epi16(i16::MIN));
             let half = _mm256_or_si256(magnitude, sign);
-            let scale = _mm256_set1_ps(256.0);
             [
-                _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), scale),
-                _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256::<1>(half)), scale),
+                _mm256_cvtph_ps(_mm256_castsi256_si128(half)),
+                _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(half)),
             ]
         }
         fn add(a: Self::F, b: Self::F) -> Self::F { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }

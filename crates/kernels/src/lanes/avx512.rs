@@ -137,14 +137,22 @@ impl<const VBMI: bool> Lanes for Avx512With<VBMI> {
         fn load_f(from: *const f32) -> Self::F { _mm512_loadu_ps(from) }
         fn store_f(to: *mut f32, v: Self::F) { _mm512_storeu_ps(to, v) }
         fn load_f16(from: *const u16) -> Self::F { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
-        fn load_f8(from: *const u8) -> Self::F {
+        fn load_f8_256ths(from: *const u8) -> Self::F {
             // As in `f8e4m3_to_f32`, without the NaN, which packing refuses: the magnitude becomes that of a
             // half, off by a factor of 256.
             let wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(from.cast()));
             let magnitude = _mm256_slli_epi16::<7>(_mm256_and_si256(wide, _mm256_set1_epi16(0x7f)));
             let sign = _mm256_and_si256(wide, _mm256_set1_epi16(i16::MIN));
-            let half = _mm512_cvtph_ps(_mm256_or_si256(magnitude, sign));
-            _mm512_mul_ps(half, _mm512_set1_ps(256.0))
+            _mm512_cvtph_ps(_mm256_or_si256(magnitude, sign))
+        }
+        fn load_two_f8_256ths(from: *const u8) -> [Self::F; 2] {
+            // As above: the sign, which is there many times, lands in two bits of a half, of which one is its place.
+            let wide = _mm512_slli_epi16::<7>(_mm512_cvtepi8_epi16(_mm256_loadu_si256(from.cast())));
+            let halves = _mm512_and_si512(wide, _mm512_set1_epi16(0xbfff_u16.cast_signed()));
+            [
+                _mm512_cvtph_ps(_mm512_castsi512_si256(halves)),
+                _mm512_cvtph_ps(_mm512_extracti64x4_epi64::<1>(halves)),
+            ]
         }
         fn add(a: Self::F, b: Self::F) -> Self::F { _mm512_add_ps(a, b) }
         fn mul(a: Self::F, b: Self::F) -> Self::F { _mm512_mul_ps(a, b) }

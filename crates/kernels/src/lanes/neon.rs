@@ -170,7 +170,7 @@ impl Lanes for Neon {
         fn load_f16(from: *const u16) -> Self::F {
             each!(I => vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from.add(4 * I)))))
         }
-        fn load_f8(from: *const u8) -> Self::F {
+        fn load_f8_256ths(from: *const u8) -> Self::F {
             // As in `f8e4m3_to_f32`, without the NaN, which packing refuses: the magnitude becomes that of a
             // half, off by a factor of 256.
             let v = vld1q_s8(from.cast());
@@ -179,7 +179,7 @@ impl Lanes for Neon {
                 let quarter = if I % 2 == 0 { vget_low_s16(halves[I / 2]) } else { vget_high_s16(halves[I / 2]) };
                 let magnitude = vshl_n_s16::<7>(vand_s16(quarter, vdup_n_s16(0x7f)));
                 let half = vorr_s16(magnitude, vand_s16(quarter, vdup_n_s16(i16::MIN)));
-                vmulq_f32(vcvt_f32_f16(vreinterpret_f16_s16(half)), vdupq_n_f32(256.0))
+                vcvt_f32_f16(vreinterpret_f16_s16(half))
             })
         }
         fn add(a: Self::F, b: Self::F) -> Self::F { each!(I => vaddq_f32(a[I], b[I])) }

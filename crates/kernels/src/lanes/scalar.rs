@@ -193,9 +193,9 @@ impl Lanes for Scalar {
         unsafe { from.cast::<[u16; LANES]>().read_unaligned() }.map(|v| f16::from_bits(v).to_f32())
     }
     #[inline(always)]
-    unsafe fn load_f8(from: *const u8) -> Self::F {
+    unsafe fn load_f8_256ths(from: *const u8) -> Self::F {
         // SAFETY: the caller vouches for 16 bytes.
-        unsafe { from.cast::<[u8; LANES]>().read_unaligned() }.map(f8e4m3_to_f32)
+        unsafe { from.cast::<[u8; LANES]>().read_unaligned() }.map(|v| f8e4m3_to_f32(v) / 256.0)
     }
     #[inline(always)]
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
