@@ -31,6 +31,32 @@ pub(super) fn max(logits: &[f32]) -> f32 {
     lanes.iter().chain(chunks.remainder()).fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a })
 }
 
+/// The least entry above −∞, or ∞ where there is none.
+pub(super) fn least_finite(logits: &[f32]) -> f32 {
+    let mut lanes = [f32::INFINITY; LANES];
+    let mut chunks = logits.chunks_exact(LANES);
+    let least = |a: f32, b: f32| if b < a && b > f32::NEG_INFINITY { b } else { a };
+    for chunk in &mut chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = least(*lane, x);
+        }
+    }
+    lanes.iter().chain(chunks.remainder()).fold(f32::INFINITY, |a, &b| least(a, b))
+}
+
+/// How many entries are at least `threshold`.
+pub(super) fn count_at_least(logits: &[f32], threshold: f32) -> usize {
+    let mut lanes = [0_u32; LANES];
+    let mut chunks = logits.chunks_exact(LANES);
+    for chunk in &mut chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane += u32::from(x >= threshold);
+        }
+    }
+    let rest = chunks.remainder().iter().filter(|&&x| x >= threshold).count();
+    lanes.iter().map(|&lane| lane as usize).sum::<usize>() + rest
+}
+
 /// The first index of the greatest entry; `None` when every entry is −∞.
 pub(super) fn argmax(logits: &[f32]) -> Option<u32> {
     let greatest = max(logits);

@@ -1,7 +1,7 @@
 //! Finding the tokens that may be drawn, and drawing one.
 
 use super::SamplingParams;
-use super::scan::{SUM_BLOCK, exp_nonpositive, max, sum_exp};
+use super::scan::{SUM_BLOCK, count_at_least, exp_nonpositive, least_finite, max, sum_exp};
 
 /// Width of the blocks whose maxima bound the k-th greatest entry.
 const MAX_BLOCK: usize = 64;
@@ -9,6 +9,10 @@ const MAX_BLOCK: usize = 64;
 const SORTED_MAX: usize = 2048;
 /// Classes of weights that are told apart then.
 const CLASSES: usize = 1024;
+const LAST_CLASS: f32 = (CLASSES - 1) as f32;
+/// Entries so far below the greatest, in logits divided by the temperature, share the last class: a vocabulary of them
+/// weighs less than a millionth of it.
+const DEEPEST: f32 = 26.0;
 /// Temperatures below this act as this: the division by it must stay finite.
 const TEMPERATURE_MIN: f32 = 1e-6;
 
@@ -54,7 +58,7 @@ impl Selector {
             let target = f64::from(params.top_p) * all;
             match self.gather_top_p(target, logits, shift, scale) {
                 Some(kept) => kept,
-                None => return self.draw_from_many(params.min_p, target, u, shift, scale),
+                None => return self.draw_from_many(params.min_p, target, u, logits, shift, scale),
             }
         };
         let candidates = &self.candidates[..kept];
@@ -140,19 +144,20 @@ impl Selector {
     }
 
     /// Puts the nucleus, the fewest greatest entries whose weights sum to `target`, to the front of the candidates, in
-    /// order, and returns how many there are. `None` where it may be too many: then all of it is among the candidates.
+    /// order, and returns how many there are. `None` where it may be too many.
     fn gather_top_p(&mut self, target: f64, logits: &[f32], shift: f32, scale: f32) -> Option<usize> {
         let weight = |logit: f32| f64::from(exp_nonpositive((logit - shift) * scale));
         for depth in [8.0, 16.0, f32::INFINITY] {
             // Gather generously below the threshold; what lies above it is complete.
-            self.gather(logits, if depth.is_finite() { shift - depth / scale } else { f32::NEG_INFINITY });
+            let threshold = if depth.is_finite() { shift - depth / scale } else { f32::NEG_INFINITY };
+            if count_at_least(logits, threshold) > SORTED_MAX {
+                return None;
+            }
+            self.gather(logits, threshold);
             let mass: f64 = self.candidates.iter().map(|c| weight(c.0)).sum();
             if mass >= target {
                 break;
             }
-        }
-        if self.candidates.len() > SORTED_MAX {
-            return None;
         }
         let mut sorted = 64;
         loop {
@@ -167,34 +172,49 @@ impl Selector {
         }
     }
 
-    /// Draws from the nucleus among the candidates without sorting them all: their weights are added up by class, and
-    /// only the classes in which the nucleus ends and the draw falls are sorted.
-    fn draw_from_many(&mut self, min_p: f32, target: f64, u: f64, shift: f32, scale: f32) -> Option<u32> {
-        let weight = |logit: f32| exp_nonpositive((logit - shift) * scale);
-        let least = self.candidates.iter().fold(shift, |least, c| least.min(c.0));
-        // A greater logit never has a later class: subtraction and multiplication round in order.
-        let step = (CLASSES as f32 / (shift - least).max(f32::MIN_POSITIVE)).min(f32::MAX);
-        let class = |logit: f32| (((shift - logit) * step) as usize).min(CLASSES - 1);
+    /// Draws from the nucleus without gathering or sorting it: weights are added up by class, and only the classes in
+    /// which the nucleus ends and the draw falls are sorted.
+    fn draw_from_many(
+        &mut self,
+        min_p: f32,
+        target: f64,
+        u: f64,
+        logits: &[f32],
+        shift: f32,
+        scale: f32,
+    ) -> Option<u32> {
+        let classes = Classes::new(shift, least_finite(logits).max(shift - DEEPEST / scale));
         // The greatest has weight 1, so that something is left.
-        let weight = |logit: f32| Some(weight(logit)).filter(|&w| w >= min_p).map_or(0.0, f64::from);
+        let weight = |logit: f32| {
+            let weight = exp_nonpositive((logit - shift) * scale);
+            if weight >= min_p { weight } else { 0.0 }
+        };
         self.class_sums.fill(0.0);
-        for &(logit, _) in &self.candidates {
-            self.class_sums[class(logit)] += weight(logit);
+        for block in logits.chunks(MAX_BLOCK) {
+            // Computed for a block at a time, which the compiler can vectorise, and then added up.
+            let (mut weights, mut numbers) = ([0.0; MAX_BLOCK], [0; MAX_BLOCK]);
+            for ((to, number), &x) in weights.iter_mut().zip(&mut numbers).zip(block) {
+                (*to, *number) = (weight(x), classes.of(x));
+            }
+            for (weight, number) in weights.iter().zip(numbers).take(block.len()) {
+                self.class_sums[number as usize] += f64::from(*weight);
+            }
         }
         let all: f64 = self.class_sums.iter().sum();
-        let (total, last) = self.walk(target.min(all), true, class, weight);
-        let (_, drawn) = self.walk(u * total, false, class, weight);
+        let (total, last) = self.walk(target.min(all), true, logits, classes, weight);
+        let (_, drawn) = self.walk(u * total, false, logits, classes, weight);
         drawn.or(last)
     }
 
-    /// Adds up the candidates' weights, greatest first, until the sum reaches `target`, or exceeds it where it is not
-    /// to be `reached`. Returns the sum and the candidate it ends with.
+    /// Adds up the weights, greatest first, until the sum reaches `target`, or exceeds it where it is not to be
+    /// `reached`. Returns the sum and the entry it ends with.
     fn walk(
         &mut self,
         target: f64,
         reached: bool,
-        class: impl Fn(f32) -> usize,
-        weight: impl Fn(f32) -> f64,
+        logits: &[f32],
+        classes: Classes,
+        weight: impl Fn(f32) -> f32,
     ) -> (f64, Option<u32>) {
         let ends = |sum: f64| if reached { sum >= target } else { sum > target };
         let (mut sum, mut last) = (0.0, None);
@@ -204,17 +224,10 @@ impl Selector {
                 sum += class_sum;
                 continue;
             }
-            let mut n = 0;
-            for at in 0..self.candidates.len() {
-                if class(self.candidates[at].0) == index {
-                    self.candidates.swap(at, n);
-                    n += 1;
-                }
-            }
-            let members = &mut self.candidates[..n];
-            members.sort_unstable_by(better);
-            for &(logit, id) in members.iter() {
-                let w = weight(logit);
+            self.gather_class(logits, classes, index as u32);
+            self.candidates.sort_unstable_by(better);
+            for &(logit, id) in &self.candidates {
+                let w = f64::from(weight(logit));
                 if w > 0.0 {
                     (sum, last) = (sum + w, Some(id));
                 }
@@ -225,6 +238,27 @@ impl Selector {
             // Rounding may leave a crumb to the next class.
         }
         (sum, last)
+    }
+
+    /// Takes the entries of a class, but never −∞, as candidates.
+    fn gather_class(&mut self, logits: &[f32], classes: Classes, class: u32) {
+        self.candidates.clear();
+        for (index, block) in logits.chunks(MAX_BLOCK).enumerate() {
+            let mut numbers = [u32::MAX; MAX_BLOCK];
+            let mut found = false;
+            for (number, &x) in numbers.iter_mut().zip(block) {
+                *number = classes.of(x);
+                found |= *number == class;
+            }
+            if !found {
+                continue;
+            }
+            for (offset, (&x, number)) in block.iter().zip(numbers).enumerate() {
+                if number == class && x > f32::NEG_INFINITY {
+                    self.candidates.push((x + 0.0, (index * MAX_BLOCK + offset) as u32));
+                }
+            }
+        }
     }
 
     /// Takes the entries of at least `threshold`, but never −∞, as candidates.
@@ -252,6 +286,30 @@ impl Selector {
             self.candidates.select_nth_unstable_by(k - 1, better);
         }
         self.candidates[..k].sort_unstable_by(better);
+    }
+}
+
+/// Classes of logits: a greater one never has a later class, since subtraction and multiplication round in order.
+#[derive(Clone, Copy)]
+struct Classes {
+    greatest: f32,
+    step: f32,
+}
+
+impl Classes {
+    fn new(greatest: f32, least: f32) -> Self {
+        let range = (greatest - least).max(f32::MIN_POSITIVE);
+        Self { greatest, step: (CLASSES as f32 / range).min(f32::MAX) }
+    }
+
+    /// That of a logit; the last one for all that is further down.
+    fn of(self, logit: f32) -> u32 {
+        let place = (self.greatest - logit) * self.step;
+        // What is not a number, as 0 times ∞, is in the first class.
+        let place = if place > 0.0 { place } else { 0.0 };
+        let place = if place < LAST_CLASS { place } else { LAST_CLASS };
+        // Adding 2²³ leaves the rounded integer in the low bits.
+        (place + 8_388_608.0).to_bits() & 0x7f_ffff
     }
 }
 
