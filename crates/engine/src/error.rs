@@ -32,7 +32,7 @@ pub enum EngineError {
     /// Weights, cache and scratch do not fit into the memory there is.
     #[error(
         "not enough memory: {needed} bytes are needed ({weights} for weights, {cache} for a context of \
-         {context_length} tokens, {scratch} for scratch) and {free} are free; choose a smaller model, a \
+         {context_length} tokens, {scratch} for buffers and the program) and {free} are free; choose a smaller model, a \
          stronger quantisation or a shorter context"
     )]
     OutOfMemory {
@@ -42,7 +42,7 @@ pub enum EngineError {
         weights: u64,
         /// Bytes of the KV cache.
         cache: u64,
-        /// Bytes of scratch buffers.
+        /// Bytes of scratch buffers, and of the program.
         scratch: u64,
         /// Context length that was planned for.
         context_length: u64,

@@ -428,10 +428,10 @@ fn scratch_bytes(config: &ModelConfig, engine: &EngineConfig) -> u64 {
     let experts = config.moe.as_ref().map_or(0, |moe| {
         (moe.num_experts_per_tok as u64).saturating_mul(moe.moe_intermediate_size as u64 * 2 + hidden)
     });
-    // The MLP's two halves, and an input quantised to at most 2 bytes a value.
+    // The MLP's two halves, and an input as products take it, in at most 4 bytes a value.
     row_values = row_values.saturating_add(width.saturating_mul(2)).saturating_add(experts);
-    let quantised = cols_max(config) as u64 * 2;
-    let activations = rows.saturating_mul(row_values.saturating_mul(4).saturating_add(quantised));
+    let input = cols_max(config) as u64 * 4;
+    let activations = rows.saturating_mul(row_values.saturating_mul(4).saturating_add(input));
     let logits =
         (logit_rows(engine) as u64 + 1).saturating_mul(vocab.saturating_add(2 * hidden)).saturating_mul(4);
     activations.saturating_add(logits).saturating_add(vocab.saturating_mul(16))

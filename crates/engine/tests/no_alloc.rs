@@ -1,81 +1,17 @@
 //! Between two tokens nothing is allocated.
-//!
-//! Allocations of all threads count, those of the test's runner too: it allocates to tell of a test that takes more than
-//! a minute, so this one is to take much less.
 
-use std::alloc::System;
-use std::ops::ControlFlow;
-use std::path::Path;
-use std::sync::mpsc::sync_channel;
+mod allocations;
 
-use levain_engine::{Engine, EngineConfig, Event, Request, SamplingParams, Speculation};
-use levain_weights::Checkpoint;
-use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
-
-#[global_allocator]
-static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+use allocations::{check, drafting, open};
+use levain_engine::{Engine, EngineConfig, Speculation};
 
 #[test]
 fn decoding_allocates_nothing() {
-    fn open(name: &str) -> Checkpoint {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
-        Checkpoint::open(&folder).unwrap()
-    }
-
-    fn check(engine: &Engine, name: &str) {
-        let sampled = SamplingParams {
-            temperature: 0.8,
-            top_p: 0.9,
-            repetition_penalty: 1.1,
-            frequency_penalty: 0.1,
-            seed: Some(1),
-            ..SamplingParams::default()
-        };
-        let top_k =
-            SamplingParams { temperature: 0.8, top_k: 20, seed: Some(2), ..SamplingParams::default() };
-        // Four sequences at a time, first for the buffers to reach their sizes, then measured.
-        for measured in [false, true] {
-            let (done, ended) = sync_channel(8);
-            let mut handles = Vec::new();
-            for (index, sampling) in
-                [SamplingParams::default(), sampled.clone(), top_k.clone(), sampled.clone()]
-                    .into_iter()
-                    .enumerate()
-            {
-                let done = done.clone();
-                let mut before = 0;
-                let mut request = Request::new(vec![5 + index as u32; 9], move |event| {
-                    match event {
-                        // By the hundredth token all four have been taken in.
-                        Event::Token { index: 100, .. } => before = GLOBAL.stats().allocations,
-                        Event::Token { index: 249, .. } => {
-                            done.send(GLOBAL.stats().allocations - before).unwrap();
-                        }
-                        _ => {}
-                    }
-                    ControlFlow::Continue(())
-                });
-                request.sampling = sampling;
-                request.max_tokens = Some(270);
-                handles.push(engine.submit(request).unwrap());
-            }
-            for _ in 0..4 {
-                let allocations = ended.recv().unwrap();
-                assert!(!measured || allocations == 0, "{name}: {allocations} allocations in 150 tokens");
-            }
-        }
-    }
-
+    let llama = open("llama-3.1");
     for threads in [1, 2] {
         let plain = EngineConfig { threads, ..EngineConfig::default() };
-        let llama = open("llama-3.1");
-        check(&Engine::load(&llama, plain.clone()).unwrap(), "plain");
-        let with = |speculation| EngineConfig { speculation, draft_tokens: Some(4), ..plain.clone() };
-        check(&Engine::load(&llama, with(Speculation::PromptLookup)).unwrap(), "lookup");
-        // One that is mostly right, and one that is not.
-        for draft in [&llama, &open("qwen2.5")] {
-            let config = with(Speculation::DraftModel);
-            check(&Engine::load_with_draft(&llama, Some(draft), config).unwrap(), "draft model");
-        }
+        check(&Engine::load(&llama, plain).unwrap(), "plain");
+        let lookup = drafting(threads, Speculation::PromptLookup);
+        check(&Engine::load(&llama, lookup).unwrap(), "lookup");
     }
 }

@@ -4,8 +4,8 @@
 //! Here a *column* is a row of the caller's `x`, because it is a column of the result's tiles. Groups of 32
 //! values share a scale for formats of 32 columns a block, groups of 256 for the others. Within a tile of
 //! `width` columns everything is interleaved: the word of four consecutive values of column 0, of column 1, and
-//! so on, then the next four values of each. Of floats a word holds two values of BF16, or one, and sixteen words of column 0
-//! come together, sixteen of column 1, and so on.
+//! so on, then the next four values of each. Of floats a word holds two values of BF16, or one, and sixteen words of
+//! column 0 come together, sixteen of column 1, and so on.
 
 use std::marker::PhantomData;
 use std::ops::Range;

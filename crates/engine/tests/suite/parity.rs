@@ -52,9 +52,12 @@ fn gguf_files_agree_with_their_source() {
         let source = Checkpoint::open(&fixture(name)).unwrap();
         for &mla in layouts {
             // Rounding may tip a router's close decision, which changes one position much and the others little.
-            for (dtype, largest, mean) in
-                [(DType::F32, 1e-4, 1e-5), (DType::F16, 0.01, 0.003), (DType::Q8_0, 2.0, 0.1)]
-            {
+            for (dtype, largest, mean) in [
+                (DType::F32, 1e-4, 1e-5),
+                (DType::F16, 0.01, 0.003),
+                (DType::BF16, 2.0, 0.02),
+                (DType::Q8_0, 2.0, 0.1),
+            ] {
                 let path = out.path().join(format!("{name}-{mla:?}-{}.gguf", dtype.name()));
                 let options = GgufOptions { dtype, mla, pre_tokenizer: None };
                 convert_to_gguf_with(&source, &path, &options).unwrap();
