@@ -143,6 +143,7 @@ impl Worker {
             pace: Pace::new(
                 rows,
                 config.prompt_chunk_tokens.or(plan.expert_cache_bytes.map(|_| rows)),
+                seqs,
                 model.attention_part(),
                 model.expanded_from(),
             ),

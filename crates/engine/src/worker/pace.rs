@@ -18,8 +18,10 @@ const BESIDE_ANSWERS_MIN: f64 = 0.1;
 const ANSWERS_PART: f64 = 1.0 / 8.0;
 /// The longest that a step may turn out to take which tries out more rows.
 const TRIAL_MAX: f64 = 0.215;
-/// The longest step where no answer waits.
+/// The longest step where no answer waits, but requests may come that would have to.
 const ALONE: f64 = 1.0;
+/// The longest step where requests come one by one. The longer steps are, the less often weights are read and unpacked.
+const ALONE_FOR_GOOD: f64 = 3.0;
 /// Prompts go on however slow steps are.
 const ROWS_BESIDE_MIN: usize = 2;
 const ROWS_ALONE_MIN: usize = 64;
@@ -46,6 +48,8 @@ const CLASSES: [usize; 20] =
 pub(super) struct Pace {
     rows_max: usize,
     fixed: Option<usize>,
+    /// The longest step where no answer waits, in seconds.
+    alone: f64,
     /// Multiplications that a position before a row adds, as part of those a row takes anyway.
     attention_part: f64,
     /// The position from which on rows of prompts are computed in the expanded form of latent attention.
@@ -57,14 +61,18 @@ pub(super) struct Pace {
 }
 
 impl Pace {
+    /// For steps of up to `rows_max` rows, of which prompts have `fixed` where there is a number, and `seqs_max`
+    /// sequences at a time.
     pub(super) fn new(
         rows_max: usize,
         fixed: Option<usize>,
+        seqs_max: usize,
         attention_part: f64,
         expanded_from: Option<usize>,
     ) -> Self {
         let times = [None; CLASSES.len()];
-        Self { rows_max, fixed, attention_part, expanded_from, times, position_time: None }
+        let alone = if seqs_max == 1 { ALONE_FOR_GOOD } else { ALONE };
+        Self { rows_max, fixed, alone, attention_part, expanded_from, times, position_time: None }
     }
 
     /// Learns from a step.
@@ -196,7 +204,7 @@ impl Budget for Pace {
         if answers.rows == 0 {
             return match self.position_time {
                 None => ROWS_FIRST,
-                Some(_) => self.rows_within(ALONE, answers, deepest).max(ROWS_ALONE_MIN),
+                Some(_) => self.rows_within(self.alone, answers, deepest).max(ROWS_ALONE_MIN),
             };
         }
         let alone = self.time(answers.rows).unwrap_or(0.0);
@@ -257,7 +265,7 @@ mod tests {
     #[test]
     fn answers_keep_growing_while_a_long_prompt_comes() {
         for machine in &MACHINES {
-            let mut pace = Pace::new(512, None, 2e-5, None);
+            let mut pace = Pace::new(512, None, 4, 2e-5, None);
             machine.prompt(&mut pace, 0, 200, false);
             machine.answer(&mut pace, 50);
             let (longest, all) = machine.prompt(&mut pace, 0, 32_000, true);
@@ -277,7 +285,7 @@ mod tests {
     #[test]
     fn nothing_is_known_at_first() {
         for machine in &MACHINES {
-            let mut pace = Pace::new(512, None, 2e-5, None);
+            let mut pace = Pace::new(512, None, 4, 2e-5, None);
             machine.answer(&mut pace, 1);
             let (longest, _) = machine.prompt(&mut pace, 30_000, 30_400, true);
             assert!(longest <= 0.25, "{longest}");
@@ -286,23 +294,29 @@ mod tests {
 
     #[test]
     fn slow_models_get_short_chunks_and_fast_ones_long() {
+        let rows = |seqs| {
+            MACHINES.each_ref().map(|machine| {
+                let mut pace = Pace::new(512, None, seqs, 2e-5, None);
+                machine.prompt(&mut pace, 0, 4000, false);
+                pace.prompt_rows(StepShape::default(), 0)
+            })
+        };
         let none = StepShape::default();
-        let mut rows = Vec::new();
-        for machine in &MACHINES {
-            let mut pace = Pace::new(512, None, 2e-5, None);
-            machine.prompt(&mut pace, 0, 4000, false);
-            rows.push(pace.prompt_rows(none, 0));
-        }
-        assert!((64..=100).contains(&rows[0]), "{rows:?}");
-        assert!((150..=200).contains(&rows[1]), "{rows:?}");
-        assert_eq!(rows[2], 512);
-        assert_eq!(Pace::new(512, Some(7), 0.0, None).prompt_rows(none, 9), 7);
+        let shared = rows(4);
+        assert!((64..=100).contains(&shared[0]), "{shared:?}");
+        assert!((150..=200).contains(&shared[1]), "{shared:?}");
+        assert_eq!(shared[2], 512);
+        // Nobody else can come.
+        let single = rows(1);
+        assert!((130..=160).contains(&single[0]), "{single:?}");
+        assert_eq!(single[1..], [512, 512]);
+        assert_eq!(Pace::new(512, Some(7), 4, 0.0, None).prompt_rows(none, 9), 7);
     }
 
     #[test]
     fn what_was_slow_once_is_tried_again() {
         let machine = &MACHINES[1];
-        let mut pace = Pace::new(512, None, 2e-5, None);
+        let mut pace = Pace::new(512, None, 4, 2e-5, None);
         machine.prompt(&mut pace, 0, 2000, false);
         machine.answer(&mut pace, 10);
         machine.prompt(&mut pace, 0, 2000, true);
