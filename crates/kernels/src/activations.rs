@@ -8,13 +8,15 @@
 //! column 0 come together, sixteen of column 1, and so on.
 
 use std::marker::PhantomData;
-use std::ops::Range;
 
 use crate::DType;
 use crate::lanes::{LANES, Lanes, prefetch_to_read};
 
 /// Words of floats of a column that lie together.
 pub(crate) const WORDS_TOGETHER: usize = 16;
+
+/// How many values ahead of their use activations are asked for.
+const AHEAD: usize = 512;
 
 /// Which formats the activations are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,29 +63,31 @@ impl Grouping {
     }
 }
 
-/// How `n` columns divide into tiles whose widths differ by one at most.
+/// How columns divide into tiles: some wide ones first, then some that are narrower by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Tiling {
-    n: usize,
     tiles: usize,
+    wide: usize,
+    narrow_width: usize,
 }
 
 impl Tiling {
     pub(crate) fn new(n: usize, widest: usize) -> Self {
-        Self { n, tiles: n.div_ceil(widest) }
+        let tiles = n.div_ceil(widest);
+        Self { tiles, wide: n % tiles.max(1), narrow_width: n / tiles.max(1) }
     }
 
     pub(crate) fn tiles(self) -> usize {
         self.tiles
     }
 
-    /// The first column of a tile; that of the tile after the last is `n`.
+    /// The first column of a tile; that of the tile after the last is the number of columns.
     pub(crate) fn start(self, tile: usize) -> usize {
-        tile * self.n / self.tiles
+        tile * self.narrow_width + tile.min(self.wide)
     }
 
     pub(crate) fn width(self, tile: usize) -> usize {
-        self.start(tile + 1) - self.start(tile)
+        self.narrow_width + usize::from(tile < self.wide)
     }
 }
 
@@ -120,18 +124,6 @@ pub(crate) struct Tile {
     pub(crate) start16: *const i32,
     pub(crate) pairs32: *const i32,
     pub(crate) pairs16: *const i32,
-}
-
-impl Tile {
-    /// Asks for the first values.
-    pub(crate) fn prefetch(&self) {
-        const LINES: usize = 16;
-        for line in 0..LINES {
-            prefetch_to_read(self.q.wrapping_add(line * 16).cast());
-        }
-        prefetch_to_read(self.d.cast());
-        prefetch_to_read(self.start32.cast());
-    }
 }
 
 /// Hands out places to write tiles to; made from an exclusive borrow.
@@ -233,15 +225,10 @@ impl Activations {
 
     /// The activations of a tile from column `k` of the weights on; fields of the other grouping point nowhere.
     pub(crate) fn tile(&self, tile: usize, k: usize) -> Tile {
-        self.columns(self.tiling.start(tile)..self.tiling.start(tile + 1), k)
-    }
-
-    /// The same of the tile of these columns.
-    pub(crate) fn columns(&self, columns: Range<usize>, k: usize) -> Tile {
-        let values = columns.start * self.cols + columns.len() * k;
+        let values = self.tiling.start(tile) * self.cols + self.tiling.width(tile) * k;
         let groups = if self.group == 256 { values / 256 } else { values / 32 };
         Tile {
-            q: self.q.as_ptr().wrapping_add(values / self.word.max(1)),
+            q: self.q.as_ptr().wrapping_add(values >> self.word.max(1).trailing_zeros()),
             d: self.d.as_ptr().wrapping_add(groups),
             d_sum: self.d_sum.as_ptr().wrapping_add(values / 32),
             start32: self.start32.as_ptr().wrapping_add(values / 32),
@@ -338,8 +325,13 @@ unsafe fn groups<S: Lanes, const LEN: usize, const SIXTEENS: usize>(
             // SAFETY: rows have `cols` values; the tile has room for one scale a group, one start per 32 values, and
             // so on, and elements of a column are `width` apart.
             unsafe {
+                let x = row.add(group * LEN);
+                // Of each row little is read at a time, too little for the machine to see where it goes on.
+                for at in (0..LEN).step_by(LANES) {
+                    prefetch_to_read(x.wrapping_add(AHEAD + at).cast());
+                }
                 let mut q = Quantised([0; 256]);
-                let d = quantize_group::<S, LEN>(row.add(group * LEN), &mut q);
+                let d = quantize_group::<S, LEN>(x, &mut q);
                 to.d.add(group * to.width + c).write(d);
                 let words = to.q.add(group * LEN / 4 * to.width + c);
                 for (i, word) in q.0.as_chunks::<4>().0.iter().enumerate().take(LEN / 4) {

@@ -255,10 +255,9 @@ impl<'a> Call<'a> {
         let tiling = activations.tiling();
         let unpack = (self.kernels.unpack)(dtype);
         let unpacked = scratch.unpacked();
-        // Tiles are of two widths at most.
-        let widest = tiling.width(tiling.tiles() - 1);
+        let widest = tiling.width(0);
         let wide = (self.kernels.product32)(dtype, widest);
-        let narrow = if widest > 1 { (self.kernels.product32)(dtype, widest - 1) } else { wide };
+        let narrow = (self.kernels.product32)(dtype, tiling.width(tiling.tiles() - 1));
         let columns_at_once = stretch_of(dtype);
         for k in (0..cols).step_by(columns_at_once) {
             let group = group_columns(dtype);
@@ -271,10 +270,8 @@ impl<'a> Call<'a> {
             let bytes = panels.layout.bytes(stretch(next));
             let each = bytes.len().div_ceil(64 * tiles.len()) * 64;
             let mut ahead = bytes.start;
-            let mut columns = tiling.start(tiles.start)..tiling.start(tiles.start + 1);
             for (index, tile) in tiles.clone().enumerate() {
-                let after = columns.end..tiling.start(tile + 2);
-                let (column, width) = (columns.start, columns.len());
+                let (column, width) = (tiling.start(tile), tiling.width(tile));
                 let product = if width == widest { wide } else { narrow };
                 let totals = scratch.totals(slot, index);
                 for at in (ahead..bytes.end.min(ahead + each)).step_by(64) {
@@ -282,20 +279,15 @@ impl<'a> Call<'a> {
                     prefetch_to_second_cache(packed[1].wrapping_add(at));
                 }
                 ahead += each;
-                if tile + 1 < tiles.end {
-                    // The next tile's values are elsewhere; once under way, the machine follows them by itself.
-                    activations.columns(after.clone(), k).prefetch();
-                }
                 if last && let Some(target) = target {
                     target.prefetch(range, column, width);
                 }
-                let a = activations.columns(columns, k);
+                let a = activations.tile(tile, k);
                 // SAFETY: the activations were made for this call, and there are sums for each tile.
                 unsafe { product(unpacked, columns_at_once.min(cols - k), a, totals, k == 0) };
                 if last {
                     done(TileSums { index, column, width, totals });
                 }
-                columns = after;
             }
         }
     }

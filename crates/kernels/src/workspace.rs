@@ -63,7 +63,6 @@ pub(crate) struct Scratch {
     totals: Vec<Line>,
     w: Vec<Line>,
     scales: Vec<Line>,
-    d: Vec<Line>,
     dmin: Vec<Line>,
     minima: Vec<Line>,
 }
@@ -107,7 +106,6 @@ impl Scratch {
             totals: lines(2 * TILES_MAX * TILE_SUMS * 4),
             w: lines(UNPACKED.w),
             scales: lines(UNPACKED.scales * 4),
-            d: lines(UNPACKED.d * 4),
             dmin: lines(UNPACKED.dmin * 4),
             minima: lines(UNPACKED.minima * 4),
         }
@@ -122,7 +120,6 @@ impl Scratch {
         Unpacked {
             w: self.w.as_mut_ptr().cast(),
             scales: self.scales.as_mut_ptr().cast(),
-            d: self.d.as_mut_ptr().cast(),
             dmin: self.dmin.as_mut_ptr().cast(),
             minima: self.minima.as_mut_ptr().cast(),
         }

@@ -129,9 +129,9 @@ unsafe fn block_of_32<S: Lanes, F: Format, const N: usize>(
     }
 }
 
-/// Block `b` of eight `chunks`, with integer scales per 16 or 32 columns under one per 256. Starting at zero:
-/// `block = scale * Σ wa + block`, group by group; `block = d * block`; where there are minima,
-/// `block = block - dmin * Σ min Σ a`; `sum = a_d * block + sum`.
+/// Block `b` of eight `chunks`, with integer scales per 16 or 32 columns under one per 256. Starting at zero, or where
+/// there are minima at `block = 0 - dmin * Σ min Σ a`: `block = (d * scale) * Σ wa + block`, group by group, and
+/// `sum = a_d * block + sum`. Scales are products of a half and a small integer, so no bit of them is lost.
 #[inline(always)]
 unsafe fn block_of_256<S: Lanes, F: Format, const N: usize>(
     head: *const u8,
@@ -139,14 +139,18 @@ unsafe fn block_of_256<S: Lanes, F: Format, const N: usize>(
     tile: Tile,
     b: usize,
     chunks: usize,
-    totals: [S::F; N],
+    mut totals: [S::F; N],
 ) -> [S::F; N] {
     // SAFETY: the caller's contract; every pointer stays within its block of panel and tile.
     unsafe {
         let mut blocks = [S::splat_f(0.0); N];
-        let mut scales = [unrolled!(g => F::scale::<S>(head, g)); 2];
+        if F::MIN {
+            blocks = minima::<S, F, N>(head, tile, b);
+        }
+        let d = F::d::<S>(head);
+        let mut scales = [unrolled!(g => S::mul(d, F::scale::<S>(head, g))); 2];
         if F::SIXTEENS {
-            scales[1] = unrolled!(g => F::scale::<S>(head, g + 8));
+            scales[1] = unrolled!(g => S::mul(d, F::scale::<S>(head, g + 8)));
         }
         let scale = |g: usize| scales.as_flattened().as_ptr().add(g).read();
         for chunk in 0..chunks {
@@ -155,7 +159,36 @@ unsafe fn block_of_256<S: Lanes, F: Format, const N: usize>(
             let q = quants.add(chunk * F::CHUNK_BYTES);
             blocks = one_chunk::<S, F, N>(q, scales, tile, b * 8 + chunk, blocks);
         }
-        finish::<S, F, N>(head, tile, b, blocks, totals)
+        for c in 0..N {
+            let a_d = S::splat_f(tile.d.add(b * N + c).read());
+            totals[c] = S::fma(a_d, blocks[c], totals[c]);
+        }
+        totals
+    }
+}
+
+/// What minima take from block `b`: where its sums begin.
+#[inline(always)]
+unsafe fn minima<S: Lanes, F: Format, const N: usize>(head: *const u8, tile: Tile, b: usize) -> [S::F; N] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let (pairs, count) = if F::SIXTEENS { (tile.pairs16, 8) } else { (tile.pairs32, 4) };
+        let mut sums = [S::splat_i(0); N];
+        let _: [(); 8] = unrolled!(pair => {
+            if pair < count {
+                let minima = F::min_pair::<S>(head, pair);
+                for c in 0..N {
+                    let a = S::splat_i(pairs.add((b * count + pair) * N + c).read());
+                    sums[c] = S::dot_pairs(sums[c], minima, a);
+                }
+            }
+        });
+        let dmin = F::dmin::<S>(head);
+        let mut blocks = [S::splat_f(0.0); N];
+        for c in 0..N {
+            blocks[c] = S::fnma(dmin, S::to_f(sums[c]), blocks[c]);
+        }
+        blocks
     }
 }
 
@@ -200,45 +233,5 @@ unsafe fn starts<S: Lanes, F: Format, const N: usize>(start16: *const i32, at: u
         }
         let start = start16.add(2 * at * N + c);
         [S::start(start, F::ZERO), S::start(start.add(N), F::ZERO)]
-    }
-}
-
-/// Adds a block of 256 columns to the totals.
-#[inline(always)]
-unsafe fn finish<S: Lanes, F: Format, const N: usize>(
-    head: *const u8,
-    tile: Tile,
-    b: usize,
-    mut blocks: [S::F; N],
-    mut totals: [S::F; N],
-) -> [S::F; N] {
-    // SAFETY: the caller's contract.
-    unsafe {
-        let d = F::d::<S>(head);
-        for c in 0..N {
-            blocks[c] = S::mul(d, blocks[c]);
-        }
-        if F::MIN {
-            let (pairs, count) = if F::SIXTEENS { (tile.pairs16, 8) } else { (tile.pairs32, 4) };
-            let mut sums = [S::splat_i(0); N];
-            let _: [(); 8] = unrolled!(pair => {
-                if pair < count {
-                    let minima = F::min_pair::<S>(head, pair);
-                    for c in 0..N {
-                        let a = S::splat_i(pairs.add((b * count + pair) * N + c).read());
-                        sums[c] = S::dot_pairs(sums[c], minima, a);
-                    }
-                }
-            });
-            let dmin = F::dmin::<S>(head);
-            for c in 0..N {
-                blocks[c] = S::fnma(dmin, S::to_f(sums[c]), blocks[c]);
-            }
-        }
-        for c in 0..N {
-            let a_d = S::splat_f(tile.d.add(b * N + c).read());
-            totals[c] = S::fma(a_d, blocks[c], totals[c]);
-        }
-        totals
     }
 }

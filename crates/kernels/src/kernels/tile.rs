@@ -1,10 +1,10 @@
 //! Products with many columns: a stretch of 32 rows is unpacked to bytes once, then multiplied with every tile of
 //! columns while it stays in the first cache.
 
+use std::hint::black_box;
 use std::ops::Range;
 
 use super::Panels;
-use super::direct::AHEAD;
 use super::words::STRETCH_WORDS;
 use crate::DType;
 use crate::activations::Tile;
@@ -33,8 +33,6 @@ pub(crate) struct Unpacked {
     pub(crate) w: *mut u8,
     /// Scales of groups: 32 floats for each.
     pub(crate) scales: *mut f32,
-    /// Scales of blocks of 256, 32 floats for each.
-    pub(crate) d: *mut f32,
     /// Scales of minima (blocks of 256) or offsets (blocks of 32), 32 floats for each.
     pub(crate) dmin: *mut f32,
     /// Minima, in pairs of 16 bits, 32 integers for each.
@@ -45,7 +43,6 @@ pub(crate) struct Unpacked {
 pub(crate) struct UnpackedSizes {
     pub(crate) w: usize,
     pub(crate) scales: usize,
-    pub(crate) d: usize,
     pub(crate) dmin: usize,
     pub(crate) minima: usize,
 }
@@ -55,7 +52,6 @@ pub(crate) const UNPACKED: UnpackedSizes = {
     UnpackedSizes {
         w: rows * if STRETCH > 4 * STRETCH_WORDS { STRETCH } else { 4 * STRETCH_WORDS },
         scales: rows * STRETCH / 16,
-        d: rows * STRETCH / 256,
         dmin: rows * STRETCH / 32,
         minima: rows * STRETCH / 32,
     }
@@ -85,9 +81,6 @@ pub(super) unsafe fn unpack<S: Lanes, F: Format>(panels: Panels, range: Range<us
                 let at = group.first - first;
                 for chunk in 0..group.count * chunks {
                     let q = panels.start[half].add(group.quants_at + chunk * F::CHUNK_BYTES);
-                    for line in 0..F::CHUNK_BYTES.div_ceil(64) {
-                        S::prefetch(q.wrapping_add(AHEAD + 64 * line));
-                    }
                     let w = F::unpack::<S>(q);
                     let to = to.w.add(((at * chunks + chunk) * 16 + half) * 64);
                     let _: [(); 8] = unrolled!(s => {
@@ -118,13 +111,13 @@ unsafe fn unpack_head<S: Lanes, F: Format>(head: *const u8, b: usize, half: usiz
             return;
         }
         let groups = if F::SIXTEENS { 16 } else { 8 };
-        S::store_f(to.d.add(at(b)), F::d::<S>(head));
+        let d = F::d::<S>(head);
         let _: [(); 8] = unrolled!(g => {
-            S::store_f(to.scales.add(at(b * groups + g)), F::scale::<S>(head, g));
+            S::store_f(to.scales.add(at(b * groups + g)), S::mul(d, F::scale::<S>(head, g)));
         });
         if F::SIXTEENS {
             let _: [(); 8] = unrolled!(g => {
-                S::store_f(to.scales.add(at(b * groups + 8 + g)), F::scale::<S>(head, 8 + g));
+                S::store_f(to.scales.add(at(b * groups + 8 + g)), S::mul(d, F::scale::<S>(head, 8 + g)));
             });
         }
         if F::MIN {
@@ -275,7 +268,8 @@ unsafe fn blocks_of_32<S: Lanes, const MIN: bool, const N: usize>(
     }
 }
 
-/// Totals stay in memory: a block's sums take the registers.
+/// Totals stay in memory: a block's sums take the registers. They begin with what minima take, so that the products
+/// that follow keep the processor busy meanwhile.
 #[inline(always)]
 unsafe fn blocks_of_256<S: Lanes, const SIXTEENS: bool, const MIN: bool, const N: usize>(
     w: Unpacked,
@@ -286,8 +280,13 @@ unsafe fn blocks_of_256<S: Lanes, const SIXTEENS: bool, const MIN: bool, const N
     let groups = if SIXTEENS { 16 } else { 8 };
     // SAFETY: the caller's contract; every pointer stays within its block.
     unsafe {
+        // Two or three, which is hidden so that the loop over blocks stays one.
         for b in 0..cols / 256 {
+            let totals = black_box(totals);
             let mut blocks = [[S::splat_f(0.0); N]; 2];
+            if MIN {
+                blocks = minima::<S, SIXTEENS, N>(w, a, b);
+            }
             for g in 0..groups {
                 let group = b * groups + g;
                 let dots = if SIXTEENS {
@@ -304,33 +303,46 @@ unsafe fn blocks_of_256<S: Lanes, const SIXTEENS: bool, const MIN: bool, const N
                     }
                 }
             }
-            for half in 0..2 {
-                let d = S::load_f(w.d.add((2 * b + half) * LANES));
-                for c in 0..N {
-                    blocks[half][c] = S::mul(d, blocks[half][c]);
-                }
-                if MIN {
-                    let pairs = if SIXTEENS { a.pairs16 } else { a.pairs32 };
-                    let mut minima = [S::splat_i(0); N];
-                    for p in 0..groups / 2 {
-                        let pair = b * groups / 2 + p;
-                        let min = S::load_i(w.minima.add((2 * pair + half) * LANES));
-                        for c in 0..N {
-                            let a = S::splat_i(pairs.add(pair * N + c).read());
-                            minima[c] = S::dot_pairs(minima[c], min, a);
-                        }
-                    }
-                    let dmin = S::load_f(w.dmin.add((2 * b + half) * LANES));
-                    for c in 0..N {
-                        blocks[half][c] = S::fnma(dmin, S::to_f(minima[c]), blocks[half][c]);
-                    }
-                }
-                for c in 0..N {
-                    let a_d = S::splat_f(a.d.add(b * N + c).read());
+            for c in 0..N {
+                let a_d = S::splat_f(a.d.add(b * N + c).read());
+                for half in 0..2 {
                     let total = totals.add((2 * c + half) * LANES);
                     S::store_f(total, S::fma(a_d, blocks[half][c], S::load_f(total)));
                 }
             }
         }
+    }
+}
+
+/// What minima take from block `b`: where its sums begin.
+#[inline(always)]
+unsafe fn minima<S: Lanes, const SIXTEENS: bool, const N: usize>(
+    w: Unpacked,
+    a: Tile,
+    b: usize,
+) -> [[S::F; N]; 2] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let (pairs, count) = if SIXTEENS { (a.pairs16, 8) } else { (a.pairs32, 4) };
+        let mut sums = [[S::splat_i(0); N]; 2];
+        for p in 0..count {
+            let pair = b * count + p;
+            let minima =
+                [S::load_i(w.minima.add(2 * pair * LANES)), S::load_i(w.minima.add((2 * pair + 1) * LANES))];
+            for c in 0..N {
+                let a = S::splat_i(pairs.add(pair * N + c).read());
+                for half in 0..2 {
+                    sums[half][c] = S::dot_pairs(sums[half][c], minima[half], a);
+                }
+            }
+        }
+        let mut blocks = [[S::splat_f(0.0); N]; 2];
+        for half in 0..2 {
+            let dmin = S::load_f(w.dmin.add((2 * b + half) * LANES));
+            for c in 0..N {
+                blocks[half][c] = S::fnma(dmin, S::to_f(sums[half][c]), blocks[half][c]);
+            }
+        }
+        blocks
     }
 }
