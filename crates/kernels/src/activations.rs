@@ -418,3 +418,27 @@ unsafe fn quantize_group<S: Lanes, const LEN: usize>(x: *const f32, q: &mut Quan
         peak / 127.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_cover_all_columns_and_are_of_two_widths() {
+        for widest in 1..=8 {
+            for n in 0..100 {
+                let tiling = Tiling::new(n, widest);
+                let widths: Vec<usize> = (0..tiling.tiles()).map(|tile| tiling.width(tile)).collect();
+                assert!(widths.is_sorted_by(|a, b| a >= b), "the wide ones come first: {widths:?}");
+                assert!(widths.iter().all(|width| (1..=widest).contains(width)), "{n} {widest}: {widths:?}");
+                assert!(widths.first().zip(widths.last()).is_none_or(|(wide, narrow)| wide - narrow <= 1));
+                let mut start = 0;
+                for (tile, width) in widths.iter().enumerate() {
+                    assert_eq!(tiling.start(tile), start);
+                    start += width;
+                }
+                assert_eq!((tiling.start(tiling.tiles()), start), (n, n));
+            }
+        }
+    }
+}

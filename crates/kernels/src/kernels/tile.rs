@@ -280,8 +280,8 @@ unsafe fn blocks_of_256<S: Lanes, const SIXTEENS: bool, const MIN: bool, const N
     let groups = if SIXTEENS { 16 } else { 8 };
     // SAFETY: the caller's contract; every pointer stays within its block.
     unsafe {
-        // Two or three, which is hidden so that the loop over blocks stays one.
         for b in 0..cols / 256 {
+            // Where they are is hidden: the compiler would keep them in registers from block to block, and spill them.
             let totals = black_box(totals);
             let mut blocks = [[S::splat_f(0.0); N]; 2];
             if MIN {
