@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use crate::activations::{Activations, Grouping};
-use crate::kernels::{Kernels, PANELS_MAX, TILE_MAX, stretch_of};
-use crate::lanes::{LANES, prefetch_to_second_cache, prefetch_to_write};
+use crate::kernels::{AHEAD, Kernels, PANELS_MAX, TILE_MAX, stretch_of};
+use crate::lanes::{LANES, prefetch_to_read, prefetch_to_second_cache, prefetch_to_write};
 use crate::panel::{group_columns, panels};
 use crate::workspace::{Inputs, Scratch, TILE_SUMS, TILES_MAX};
 use crate::{DType, Isa, Matrix, Pool, silu};
@@ -186,6 +186,13 @@ impl<'a> Call<'a> {
         let panels = self.panels(target, &units);
         let unpacked = self.n > self.kernels.direct_max;
         let step = if unpacked { 2 } else { PANELS_MAX };
+        if !unpacked && !panels.is_empty() {
+            // What lies further on is asked for on the way there.
+            let first = target.w.panels(panels.start..panels.start + 1).start[0];
+            for at in (0..AHEAD).step_by(64) {
+                prefetch_to_read(first.wrapping_add(at));
+            }
+        }
         for first in panels.clone().step_by(step) {
             // SAFETY: the caller's contract; the numbers are those of panels of the units.
             unsafe { self.step(target, first..panels.end.min(first + step), scratch) };

@@ -18,6 +18,7 @@ use crate::panel::formats::{
 };
 use crate::{DType, Isa};
 
+pub(crate) use direct::AHEAD;
 pub(crate) use tile::{UNPACKED, Unpacked, stretch_of};
 pub(crate) use words::F8_BLOCK;
 

@@ -13,7 +13,7 @@ use crate::panel::Layout;
 use crate::panel::formats::Format;
 
 /// How far ahead of its use a cache line is asked for, in bytes.
-pub(super) const AHEAD: usize = 4096;
+pub(crate) const AHEAD: usize = 4096;
 
 /// The rows of `sums` for `N` columns, panel by panel.
 ///
