@@ -5,6 +5,7 @@ use std::hint::black_box;
 use std::ops::Range;
 
 use super::Panels;
+use super::direct::AHEAD;
 use super::words::STRETCH_WORDS;
 use crate::DType;
 use crate::activations::Tile;
@@ -81,6 +82,9 @@ pub(super) unsafe fn unpack<S: Lanes, F: Format>(panels: Panels, range: Range<us
                 let at = group.first - first;
                 for chunk in 0..group.count * chunks {
                     let q = panels.start[half].add(group.quants_at + chunk * F::CHUNK_BYTES);
+                    for line in 0..F::CHUNK_BYTES.div_ceil(64) {
+                        S::prefetch(q.wrapping_add(AHEAD + 64 * line));
+                    }
                     let w = F::unpack::<S>(q);
                     let to = to.w.add(((at * chunks + chunk) * 16 + half) * 64);
                     let _: [(); 8] = unrolled!(s => {
