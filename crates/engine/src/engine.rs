@@ -18,7 +18,7 @@ use crate::plan::{self, BLOCK_LEN, MemoryPlan, WeightSizes};
 use crate::request::{ANSWERS_MAX, Injector, Request, RequestKind, TOP_LOGPROBS_MAX};
 use crate::spec::{Drafts, MakeDrafts};
 use crate::stats::EngineStats;
-use crate::worker::{DraftSource, Drafter, Worker};
+use crate::worker::{DraftSource, Drafter, Packing, Worker};
 
 /// A loaded model that answers requests.
 ///
@@ -54,6 +54,7 @@ pub(crate) struct Shared {
     /// Rung when something is put into the inbox.
     pub(crate) bell: Condvar,
     pub(crate) stats: Mutex<EngineStats>,
+    pub(crate) packing: Packing,
 }
 
 /// What the engine's thread has not looked at yet.
@@ -75,7 +76,10 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Engine {
-    /// Loads a checkpoint's weights and starts the engine's thread.
+    /// Finds a checkpoint's weights and starts the engine's thread, which packs them between steps and while there is
+    /// nothing to do. Requests are taken at once; until all is packed they are computed with the weights in the file,
+    /// which takes longer and gives the same to the bit. Weights that turn out to be damaged end all requests with an
+    /// error.
     ///
     /// Whether everything fits into memory is known and refused before any weight is read.
     pub fn load(checkpoint: &Checkpoint, config: EngineConfig) -> Result<Self, EngineError> {
@@ -124,7 +128,7 @@ impl Engine {
         let (source, drafts): (_, Option<MakeDrafts>) = match (config.speculation, draft) {
             (Speculation::Off, _) => (DraftSource::Off, None),
             (_, Some(draft)) => {
-                let drafter = Drafter::model(draft, &config, pool)?;
+                let drafter = Drafter::of_model(draft, &config, pool)?;
                 (DraftSource::Drafter(Box::new(drafter)), Some(|_| Drafts::new()))
             }
             _ if options.mtp => {
@@ -170,6 +174,14 @@ impl Engine {
         drop(inbox);
         self.inner.shared.bell.notify_one();
         Ok(RequestHandle { cancelled, injector })
+    }
+
+    /// Waits until all weights are packed, from when on steps take as long as they ever will.
+    ///
+    /// # Errors
+    /// If weights turn out to be damaged.
+    pub fn wait_until_packed(&self) -> Result<(), EngineError> {
+        self.inner.shared.packing.wait()
     }
 
     /// What the engine is doing.

@@ -1,6 +1,7 @@
 //! The logits of a whole text, for whoever compares models.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use levain_kernels::{Pool, SeqRows};
 use levain_weights::Checkpoint;
@@ -58,6 +59,7 @@ pub fn logits(
     };
     let pool = Arc::new(Pool::new(config.resolved_threads()));
     let mut model = Model::load(checkpoint, &model_config, pool, &options)?;
+    model.pack(Duration::MAX)?;
     let end = tokens.len() / BLOCK_LEN * BLOCK_LEN;
     let expanded = expanded_from.map_or(0..0, |from| from.next_multiple_of(BLOCK_LEN)..end);
     let table: Vec<u32> = (0..plan.n_blocks() as u32).collect();
@@ -81,7 +83,7 @@ pub fn logits(
         for begin in (0..tokens.len()).step_by(LOGIT_ROWS) {
             let end = tokens.len().min(begin + LOGIT_ROWS);
             let rows = &mut row[..(end - begin) * vocab_size];
-            model.logits(begin..end, rows);
+            model.logits(begin..end, rows)?;
             for (offset, row) in rows.chunks_exact(vocab_size).enumerate() {
                 each(first + begin + offset, row);
             }

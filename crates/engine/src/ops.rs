@@ -140,6 +140,22 @@ struct OwnScratch {
     x: Vec<f32>,
 }
 
+impl GatedMlp {
+    /// Calls `f` with each matrix, in the order of their use.
+    pub(crate) fn each_matrix(&mut self, f: &mut dyn FnMut(&mut Matrix)) {
+        let Self { gate_proj, up_proj, down_proj } = self;
+        [gate_proj, up_proj, down_proj].into_iter().for_each(f);
+    }
+}
+
+impl ExpertStacks {
+    /// Calls `f` with each matrix of each expert.
+    pub(crate) fn each_matrix(&mut self, f: &mut dyn FnMut(&mut Matrix)) {
+        let Self { gate_proj, up_proj, down_proj } = self;
+        [gate_proj, up_proj, down_proj].into_iter().flat_map(ExpertStack::iter_mut).for_each(f);
+    }
+}
+
 impl Ops {
     /// Scratch for calls of up to `rows_max` rows of up to `cols_max` values.
     pub(crate) fn new(pool: Arc<Pool>, rows_max: usize, cols_max: usize) -> Self {
@@ -154,7 +170,7 @@ impl Ops {
         }
     }
 
-    pub(crate) fn pool(&self) -> &Pool {
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
         &self.pool
     }
 
@@ -165,7 +181,13 @@ impl Ops {
     }
 
     pub(crate) fn take_failure(&mut self) -> Option<EngineError> {
-        self.failure.take()
+        let failure = self.matmul.take_failure().map(EngineError::from);
+        self.failure.take().or(failure)
+    }
+
+    /// Gives back what only weights need that are not packed yet.
+    pub(crate) fn forget_unpacked(&mut self) {
+        self.matmul.forget_unpacked();
     }
 
     /// `x[i] = weight[tokens[i]]`, `[n, hidden]`.

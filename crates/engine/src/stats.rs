@@ -51,6 +51,8 @@ pub struct EngineStats {
     pub experts: Option<ExpertStats>,
     /// The prefix cache on the disk, where there is one.
     pub disk_cache: Option<DiskCacheStats>,
+    /// Bytes of weights that are not packed yet: steps take them from the files.
+    pub unpacked_bytes: u64,
     /// The last step.
     pub last_step: StepStats,
 }

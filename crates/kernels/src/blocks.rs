@@ -8,6 +8,7 @@ mod write;
 
 use half::f16;
 
+use crate::panel::CHUNK;
 use crate::{DType, codebook};
 
 /// The 16 values of `IQ4_NL` and `IQ4_XS` (`kvalues_iq4nl` in ggml).
@@ -82,140 +83,64 @@ impl Block {
 
     /// Takes one block apart; `bytes` holds exactly [`DType::block_bytes`] bytes of a quantised format.
     pub(crate) fn read(&mut self, dtype: DType, bytes: &[u8]) {
+        if dtype.has_codebook() {
+            codebook::read(dtype, bytes, self);
+            return;
+        }
+        self.read_scales(dtype, bytes);
+        for (index, q) in self.q[..dtype.block_len()].as_chunks_mut::<CHUNK>().0.iter_mut().enumerate() {
+            for (q, four) in q.as_chunks_mut::<4>().0.iter_mut().zip(chunk(dtype, bytes, index)) {
+                *q = four.to_le_bytes();
+            }
+        }
+    }
+
+    /// Everything but `q`; not for formats with codebooks.
+    pub(crate) fn read_scales(&mut self, dtype: DType, bytes: &[u8]) {
         match dtype {
-            DType::Q4_0 => {
+            DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::IQ4_NL => self.d = half(bytes, 0),
+            DType::Q4_1 | DType::Q5_1 => {
+                // An offset is added where the K formats subtract a minimum.
+                (self.d, self.dmin) = (half(bytes, 0), -half(bytes, 2));
+                self.min = [1; 16];
+            }
+            DType::Q8_K => self.d = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+            DType::IQ4_XS => {
                 self.d = half(bytes, 0);
-                nibbles(&bytes[2..18], &mut self.q[..32]);
-            }
-            DType::Q4_1 => {
-                self.d = half(bytes, 0);
-                self.set_offset(half(bytes, 2));
-                nibbles(&bytes[4..20], &mut self.q[..32]);
-            }
-            DType::Q5_0 => {
-                self.d = half(bytes, 0);
-                nibbles(&bytes[6..22], &mut self.q[..32]);
-                fifth_bits(&bytes[2..6], &mut self.q[..32]);
-            }
-            DType::Q5_1 => {
-                self.d = half(bytes, 0);
-                self.set_offset(half(bytes, 2));
-                nibbles(&bytes[8..24], &mut self.q[..32]);
-                fifth_bits(&bytes[4..8], &mut self.q[..32]);
-            }
-            DType::Q8_0 => {
-                self.d = half(bytes, 0);
-                signed_bytes(&bytes[2..34], &mut self.q[..32]);
-            }
-            DType::Q8_K => {
-                self.d = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-                signed_bytes(&bytes[4..260], &mut self.q);
-            }
-            DType::IQ4_NL => {
-                self.d = half(bytes, 0);
-                nibbles(&bytes[2..18], &mut self.q[..32]);
-            }
-            DType::IQ4_XS => self.read_iq4_xs(bytes),
-            DType::Q2_K => self.read_q2_k(bytes),
-            DType::Q3_K => self.read_q3_k(bytes),
-            DType::Q4_K => {
-                self.read_scales_and_minima(bytes);
-                for (half, q) in bytes[16..144].chunks_exact(32).zip(self.q.chunks_exact_mut(64)) {
-                    wide_nibbles(half, q);
+                let high = u16::from_le_bytes([bytes[2], bytes[3]]);
+                for group in 0..8 {
+                    let low = (bytes[4 + group / 2] >> (4 * (group % 2))) & 15;
+                    let scale = low | (((high >> (2 * group)) & 3) as u8) << 4;
+                    self.scale[group] = scale as i8 - 32;
                 }
             }
-            DType::Q5_K => {
-                self.read_scales_and_minima(bytes);
-                for (half, q) in bytes[48..176].chunks_exact(32).zip(self.q.chunks_exact_mut(64)) {
-                    wide_nibbles(half, q);
+            DType::Q2_K => {
+                for (group, byte) in bytes[..16].iter().enumerate() {
+                    self.scale[group] = (byte & 15) as i8;
+                    self.min[group] = byte >> 4;
                 }
-                for (group, q) in self.q.chunks_exact_mut(32).enumerate() {
-                    for (q, high) in q.iter_mut().zip(&bytes[16..48]) {
-                        *q |= ((high >> group) & 1) << 4;
-                    }
+                (self.d, self.dmin) = (half(bytes, 80), half(bytes, 82));
+            }
+            DType::Q3_K => {
+                let scales = &bytes[96..108];
+                for group in 0..16 {
+                    let low = if group < 8 { scales[group] & 15 } else { scales[group - 8] >> 4 };
+                    let high = (scales[8 + group % 4] >> (2 * (group / 4))) & 3;
+                    self.scale[group] = (low | high << 4) as i8 - 32;
                 }
+                self.d = half(bytes, 108);
             }
-            DType::Q6_K => self.read_q6_k(bytes),
-            DType::IQ1_S
-            | DType::IQ1_M
-            | DType::IQ2_XXS
-            | DType::IQ2_XS
-            | DType::IQ2_S
-            | DType::IQ3_XXS
-            | DType::IQ3_S => codebook::read(dtype, bytes, self),
-            DType::MXFP4 => {
-                self.d = half_of_e8m0(bytes[0]);
-                nibbles(&bytes[1..17], &mut self.q[..32]);
+            DType::Q4_K | DType::Q5_K => self.read_scales_and_minima(bytes),
+            DType::Q6_K => {
+                for (scale, byte) in self.scale.iter_mut().zip(&bytes[192..208]) {
+                    *scale = *byte as i8;
+                }
+                self.d = half(bytes, 208);
             }
-            DType::TQ2_0 => {
-                two_bits(&bytes[..64], &mut self.q);
-                self.d = half(bytes, 64);
-            }
-            DType::F32 | DType::F16 | DType::BF16 | DType::F8E4M3 => {
-                unreachable!("float formats have no blocks")
-            }
+            DType::MXFP4 => self.d = half_of_e8m0(bytes[0]),
+            DType::TQ2_0 => self.d = half(bytes, 64),
+            other => unreachable!("{other} is a float format or has a codebook"),
         }
-    }
-
-    /// `Q4_1` and `Q5_1` add an offset where the K formats subtract a minimum.
-    fn set_offset(&mut self, offset: f32) {
-        self.dmin = -offset;
-        self.min = [1; 16];
-    }
-
-    fn read_iq4_xs(&mut self, bytes: &[u8]) {
-        self.d = half(bytes, 0);
-        let high = u16::from_le_bytes([bytes[2], bytes[3]]);
-        for group in 0..8 {
-            let low = (bytes[4 + group / 2] >> (4 * (group % 2))) & 15;
-            let scale = low | (((high >> (2 * group)) & 3) as u8) << 4;
-            self.scale[group] = scale as i8 - 32;
-            nibbles(&bytes[8 + 16 * group..24 + 16 * group], &mut self.q[32 * group..32 * group + 32]);
-        }
-    }
-
-    fn read_q2_k(&mut self, bytes: &[u8]) {
-        for (group, byte) in bytes[..16].iter().enumerate() {
-            self.scale[group] = (byte & 15) as i8;
-            self.min[group] = byte >> 4;
-        }
-        two_bits(&bytes[16..80], &mut self.q);
-        self.d = half(bytes, 80);
-        self.dmin = half(bytes, 82);
-    }
-
-    fn read_q3_k(&mut self, bytes: &[u8]) {
-        let (masks, low, scales) = (&bytes[..32], &bytes[32..96], &bytes[96..108]);
-        two_bits(low, &mut self.q);
-        for (part, q) in self.q.chunks_exact_mut(32).enumerate() {
-            for (q, mask) in q.iter_mut().zip(masks) {
-                *q |= ((mask >> part) & 1) << 2;
-            }
-        }
-        for group in 0..16 {
-            let low = if group < 8 { scales[group] & 15 } else { scales[group - 8] >> 4 };
-            let high = (scales[8 + group % 4] >> (2 * (group / 4))) & 3;
-            self.scale[group] = (low | high << 4) as i8 - 32;
-        }
-        self.d = half(bytes, 108);
-    }
-
-    fn read_q6_k(&mut self, bytes: &[u8]) {
-        let (low, high, scales) = (&bytes[..128], &bytes[128..192], &bytes[192..208]);
-        for ((low, high), q) in
-            low.chunks_exact(64).zip(high.chunks_exact(32)).zip(self.q.chunks_exact_mut(128))
-        {
-            for l in 0..32 {
-                q[l] = (low[l] & 15) | (high[l] & 3) << 4;
-                q[l + 32] = (low[l + 32] & 15) | ((high[l] >> 2) & 3) << 4;
-                q[l + 64] = (low[l] >> 4) | ((high[l] >> 4) & 3) << 4;
-                q[l + 96] = (low[l + 32] >> 4) | (high[l] >> 6) << 4;
-            }
-        }
-        for (scale, byte) in self.scale.iter_mut().zip(scales) {
-            *scale = *byte as i8;
-        }
-        self.d = half(bytes, 208);
     }
 
     /// The head of `Q4_K` and `Q5_K`: two f16 scales, then eight 6-bit scales and eight 6-bit minima in 12 bytes.
@@ -246,44 +171,96 @@ fn half(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }
 
-/// Low nibbles hold the first half of the values, high nibbles the second.
-fn nibbles(bytes: &[u8], q: &mut [u8]) {
-    let (first, second) = q.split_at_mut(16);
-    for ((byte, a), b) in bytes.iter().zip(first).zip(second) {
-        *a = byte & 15;
-        *b = byte >> 4;
-    }
-}
-
-/// As [`nibbles`], for runs of 64 values.
-fn wide_nibbles(bytes: &[u8], q: &mut [u8]) {
-    let (first, second) = q.split_at_mut(32);
-    for ((byte, a), b) in bytes.iter().zip(first).zip(second) {
-        *a = byte & 15;
-        *b = byte >> 4;
-    }
-}
-
-fn fifth_bits(bytes: &[u8], q: &mut [u8]) {
-    let bits = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    for (i, q) in q.iter_mut().enumerate() {
-        *q |= (((bits >> i) & 1) as u8) << 4;
-    }
-}
-
-/// Each run of 32 bytes holds 128 values: 32 in the lowest bits of each byte, then 32 in the next, and so on.
-fn two_bits(bytes: &[u8], q: &mut [u8]) {
-    for (bytes, q) in bytes.chunks_exact(32).zip(q.chunks_exact_mut(128)) {
-        for (shift, q) in q.chunks_exact_mut(32).enumerate() {
-            for (q, byte) in q.iter_mut().zip(bytes) {
-                *q = (byte >> (2 * shift)) & 3;
-            }
+/// The values of chunk `index` of a block, four to a word; not for formats with codebooks.
+#[inline(always)]
+pub(crate) fn chunk(dtype: DType, bytes: &[u8], index: usize) -> [u32; CHUNK / 4] {
+    // Formats of 256 values keep several chunks in different bits of the same bytes.
+    let (half, quarter) = (index / 2, index / 4);
+    let (odd, part) = (index as u32 % 2, index as u32 % 4);
+    match dtype {
+        DType::Q4_0 | DType::IQ4_NL => nibbles(bytes, 2),
+        DType::Q4_1 => nibbles(bytes, 4),
+        DType::MXFP4 => nibbles(bytes, 1),
+        DType::IQ4_XS => nibbles(bytes, 8 + 16 * index),
+        DType::Q5_0 => or(nibbles(bytes, 6), fifth_bits(bytes, 2)),
+        DType::Q5_1 => or(nibbles(bytes, 8), fifth_bits(bytes, 4)),
+        DType::Q8_0 => from_signed(words(bytes, 2)),
+        DType::Q8_K => from_signed(words(bytes, 4 + CHUNK * index)),
+        DType::Q4_K => field(bytes, 16 + CHUNK * half, 4 * odd, 4, 0),
+        DType::Q5_K => {
+            or(field(bytes, 48 + CHUNK * half, 4 * odd, 4, 0), field(bytes, 16, index as u32, 1, 4))
         }
+        DType::Q6_K => {
+            let low = 64 * quarter + CHUNK * (part as usize % 2);
+            or(field(bytes, low, 4 * (part / 2), 4, 0), field(bytes, 128 + CHUNK * quarter, 2 * part, 2, 4))
+        }
+        DType::Q3_K => {
+            or(field(bytes, 32 + CHUNK * quarter, 2 * part, 2, 0), field(bytes, 0, index as u32, 1, 2))
+        }
+        DType::Q2_K => field(bytes, 16 + CHUNK * quarter, 2 * part, 2, 0),
+        DType::TQ2_0 => field(bytes, CHUNK * quarter, 2 * part, 2, 0),
+        other => unreachable!("{other} is a float format or has a codebook"),
     }
 }
 
-fn signed_bytes(bytes: &[u8], q: &mut [u8]) {
-    for (q, byte) in q.iter_mut().zip(bytes) {
-        *q = byte ^ 0x80;
+/// Little-endian words from byte `at` on.
+#[inline(always)]
+pub(crate) fn words<const N: usize>(bytes: &[u8], at: usize) -> [u32; N] {
+    let mut words = [0; N];
+    for (word, bytes) in words.iter_mut().zip(bytes[at..][..4 * N].as_chunks::<4>().0) {
+        *word = u32::from_le_bytes(*bytes);
     }
+    words
+}
+
+/// `bits` bits of each of 32 bytes, from bit `from` on, moved to bit `to`.
+#[inline(always)]
+fn field(bytes: &[u8], at: usize, from: u32, bits: u32, to: u32) -> [u32; 8] {
+    let mask = 0x0101_0101 * ((1 << bits) - 1);
+    let mut words = words::<8>(bytes, at);
+    for word in &mut words {
+        *word = (*word >> from & mask) << to;
+    }
+    words
+}
+
+/// 16 bytes whose low nibbles are the first half of the values and whose high nibbles are the second.
+#[inline(always)]
+fn nibbles(bytes: &[u8], at: usize) -> [u32; 8] {
+    let bytes = words::<4>(bytes, at);
+    let mut words = [0; 8];
+    for i in 0..4 {
+        words[i] = bytes[i] & 0x0f0f_0f0f;
+        words[i + 4] = bytes[i] >> 4 & 0x0f0f_0f0f;
+    }
+    words
+}
+
+/// Bit 4 of 32 values from 32 bits.
+#[inline(always)]
+fn fifth_bits(bytes: &[u8], at: usize) -> [u32; 8] {
+    let [bits] = words::<1>(bytes, at);
+    let mut words = [0; 8];
+    for (i, word) in words.iter_mut().enumerate() {
+        // Copies of four bits, each seven further up: bit j comes to lie lowest in byte j.
+        *word = ((bits >> (4 * i) & 15).wrapping_mul(0x0020_4081) & 0x0101_0101) << 4;
+    }
+    words
+}
+
+/// 128 stands for what was zero.
+#[inline(always)]
+fn from_signed(mut words: [u32; 8]) -> [u32; 8] {
+    for word in &mut words {
+        *word ^= 0x8080_8080;
+    }
+    words
+}
+
+#[inline(always)]
+fn or(mut a: [u32; 8], b: [u32; 8]) -> [u32; 8] {
+    for (a, b) in a.iter_mut().zip(b) {
+        *a |= b;
+    }
+    a
 }

@@ -77,6 +77,12 @@ impl PageBuffer {
     }
 }
 
+impl Default for PageBuffer {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
 impl Drop for PageBuffer {
     fn drop(&mut self) {
         if self.layout.size() > 0 {
@@ -104,7 +110,7 @@ impl DerefMut for PageBuffer {
 
 /// Zeroed floats that start on a page boundary, so that the rows of panels which threads write end on cache lines:
 /// a line that two of them share travels to and fro between their caches.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct FloatBuffer(PageBuffer);
 
 impl FloatBuffer {
@@ -126,12 +132,6 @@ impl FloatBuffer {
         if self.len() < len {
             *self = Self::zeroed(len);
         }
-    }
-}
-
-impl Default for FloatBuffer {
-    fn default() -> Self {
-        Self(PageBuffer::empty())
     }
 }
 

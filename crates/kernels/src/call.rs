@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::activations::{Activations, Grouping};
-use crate::kernels::{AHEAD, Kernels, PANELS_MAX, TILE_MAX, stretch_of};
+use crate::kernels::{AHEAD, Kernels, PANELS_MAX, Panels, TILE_MAX, stretch_of};
 use crate::lanes::{LANES, prefetch_to_read, prefetch_to_second_cache, prefetch_to_write};
 use crate::panel::{group_columns, panels};
 use crate::workspace::{Inputs, Scratch, TILE_SUMS, TILES_MAX};
@@ -188,9 +188,10 @@ impl<'a> Call<'a> {
         let step = if unpacked { 2 } else { PANELS_MAX };
         if !unpacked && !panels.is_empty() {
             // What lies further on is asked for on the way there.
-            let first = target.w.panels(panels.start..panels.start + 1).start[0];
-            for at in (0..AHEAD).step_by(64) {
-                prefetch_to_read(first.wrapping_add(at));
+            if let Some(first) = target.w.packed_panel(panels.start) {
+                for at in (0..AHEAD).step_by(64) {
+                    prefetch_to_read(first.wrapping_add(at));
+                }
             }
         }
         for first in panels.clone().step_by(step) {
@@ -205,7 +206,7 @@ impl<'a> Call<'a> {
     /// As for [`Call::part`].
     unsafe fn step(&self, target: &Target<'_>, range: Range<usize>, scratch: &mut Scratch) {
         let dtype = target.w.dtype();
-        let panels = target.w.panels(range.clone());
+        let panels = target.w.panels(range.clone(), &mut scratch.rooms[0]);
         let sums = &mut *scratch.sums;
         let activations = self.activations(dtype);
         if self.n <= self.kernels.direct_max {
@@ -221,7 +222,7 @@ impl<'a> Call<'a> {
         for tiles in self.tiles(activations) {
             // SAFETY: as above; what is stored are the sums of the tile's columns and the panels' rows.
             unsafe {
-                self.stretches(target.w, &range, tiles, scratch, 0, Some(target), next, &mut |tile| {
+                self.stretches(dtype, panels, &range, tiles, scratch, 0, Some(target), next, &mut |tile| {
                     self.store(target, tile, &range);
                 });
             }
@@ -243,11 +244,12 @@ impl<'a> Call<'a> {
     /// `done` with each tile's.
     ///
     /// # Safety
-    /// `w` has the panels, and as many columns as the activations of this call, of which there are no more than
-    /// [`TILES_MAX`] of these tiles. `slot` is 0 or 1.
+    /// The panels are of a matrix of this format, with as many columns as the activations of this call, of which there
+    /// are no more than [`TILES_MAX`] of these tiles. `slot` is 0 or 1.
     unsafe fn stretches(
         &self,
-        w: &Matrix,
+        dtype: DType,
+        panels: Panels,
         range: &Range<usize>,
         tiles: Range<usize>,
         scratch: &mut Scratch,
@@ -256,8 +258,7 @@ impl<'a> Call<'a> {
         next: [*const u8; PANELS_MAX],
         done: &mut dyn FnMut(TileSums),
     ) {
-        let (dtype, cols) = (w.dtype(), w.cols());
-        let panels = w.panels(range.clone());
+        let cols = panels.cols;
         let activations = self.activations(dtype);
         let tiling = activations.tiling();
         let unpack = (self.kernels.unpack)(dtype);
@@ -342,17 +343,18 @@ impl<'a> Call<'a> {
         let panels = self.panels(gate, &units);
         for first in panels.clone().step_by(2) {
             let range = first..panels.end.min(first + 2);
+            let gates = gate.w.panels(range.clone(), &mut scratch.rooms[0]);
+            let ups = up.w.panels(range.clone(), &mut scratch.rooms[1]);
+            let then = ups.start.map(|start| start.wrapping_add(2 * ups.layout.stride));
             // All ways of grouping have the same tiles.
             for tiles in self.tiles(self.activations(gate.w.dtype())) {
-                let ups = scratch.totals(1, 0);
-                let (first, then) = (gate.w.panels(range.clone()), up.w.panels(range.clone()));
-                let then = then.start.map(|start| start.wrapping_add(2 * then.layout.stride));
+                let totals = scratch.totals(1, 0);
                 // SAFETY: the caller's contract; a tile's sums of the up projection lie in the second slot, at the
                 // same place.
                 unsafe {
-                    self.stretches(up.w, &range, tiles.clone(), scratch, 1, None, first.start, &mut |_| {});
-                    self.stretches(gate.w, &range, tiles, scratch, 0, Some(gate), then, &mut |tile| {
-                        let up = TileSums { totals: ups.add(tile.index * TILE_SUMS), ..tile };
+                    self.stretches(up.w.dtype(), ups, &range, tiles.clone(), scratch, 1, None, gates.start, &mut |_| {});
+                    self.stretches(gate.w.dtype(), gates, &range, tiles, scratch, 0, Some(gate), then, &mut |tile| {
+                        let up = TileSums { totals: totals.add(tile.index * TILE_SUMS), ..tile };
                         silu::silu_mul(isa, tile.sums_mut(), up.sums());
                         self.store(gate, tile, &range);
                     });

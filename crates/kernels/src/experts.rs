@@ -90,6 +90,11 @@ impl ExpertStack {
         self.experts.get(expert)
     }
 
+    /// All of them, to be packed (see [`Matrix::pack_next`]).
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Matrix> {
+        self.experts.iter_mut()
+    }
+
     /// Bytes of memory held.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -27,6 +27,7 @@ mod quantize;
 pub mod rope;
 mod silu;
 mod simd;
+mod stored;
 pub mod vector;
 mod workspace;
 
@@ -43,4 +44,5 @@ pub use matrix::Matrix;
 pub use pool::Pool;
 pub use quantize::quantize_row;
 pub use rope::{RopeStyle, RopeTable};
+pub use stored::StoredWeights;
 pub use workspace::Workspace;

@@ -1,17 +1,19 @@
-//! Weight matrices, packed once at load.
+//! Weight matrices, packed once.
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::{bf16, f16};
 
 use crate::blocks::{Block, Shape};
 use crate::buffer::PageBuffer;
-use crate::dequantize::dequantize_block;
+use crate::dequantize::{dequantize_block, dequantize_row};
 use crate::kernels::{F8_BLOCK, PANELS_MAX, Panels};
 use crate::lanes::LANES;
-use crate::panel::{Layout, pack_floats, pack_pairs, pack_quants, panels, read_block};
+use crate::panel::{Layout, RowFormat, panels, read_block};
+use crate::stored::{PanelRoom, Rest, StoredWeights};
 use crate::{DType, KernelError, Pool, f8e4m3_to_f32};
 
 /// Weights that are packed before the next are asked for.
@@ -19,15 +21,18 @@ const PART_BYTES: usize = 16 << 20;
 
 /// Weights of shape `[rows, cols]`, packed for the kernels; a product computes one output value per row.
 ///
-/// The packed form takes as many bits a weight as the file's, plus what fills up the last 16 rows.
+/// The packed form takes as many bits a weight as the file's, plus what fills up the last 16 rows. A matrix of
+/// [`StoredWeights`] can be used before it is packed: what is needed is packed for the moment then, in each product
+/// anew, with the same results to the bit.
 pub struct Matrix {
-    dtype: DType,
     rows: usize,
-    cols: usize,
-    layout: Layout,
+    format: RowFormat,
+    /// Memory that has not been packed into yet is not taken.
     data: PageBuffer,
     /// `F8E4M3`: the scale of each block of 128 x 128, rows of blocks first; otherwise empty.
     scales: Vec<f32>,
+    /// What is not packed yet.
+    rest: Option<Rest>,
 }
 
 impl Matrix {
@@ -44,47 +49,9 @@ impl Matrix {
         data: &[u8],
         pool: &Pool,
     ) -> Result<Self, KernelError> {
-        Self::pack_in_parts(dtype, rows, cols, data, pool, |_| {})
-    }
-
-    /// As [`Matrix::pack`], telling which bytes of `data` are not needed any more: a part of some megabytes at a time,
-    /// from first to last.
-    ///
-    /// # Errors
-    /// As for [`Matrix::pack`].
-    pub fn pack_in_parts(
-        dtype: DType,
-        rows: usize,
-        cols: usize,
-        data: &[u8],
-        pool: &Pool,
-        done: impl FnMut(Range<usize>),
-    ) -> Result<Self, KernelError> {
-        if dtype == DType::F8E4M3 {
-            return Err(KernelError::BadScales { dtype, reason: "none were given" });
-        }
-        Self::pack_any(dtype, rows, cols, data, Vec::new(), pool, done)
-    }
-
-    /// Packs other weights of the same shape and format into the memory of these; `scales` are those of
-    /// [`Matrix::pack_f8`], and empty for every other format.
-    ///
-    /// # Errors
-    /// As for [`Matrix::pack`] and [`Matrix::pack_f8`]; the matrix keeps its weights then.
-    pub fn repack(&mut self, data: &[u8], scales: &[f32], pool: &Pool) -> Result<(), KernelError> {
-        let Self { dtype, rows, cols, .. } = *self;
-        match dtype {
-            DType::F8E4M3 => check_f8(rows, cols, data, scales)?,
-            _ if scales.is_empty() => {}
-            _ => return Err(KernelError::BadScales { dtype, reason: "this format has none" }),
-        }
-        let needed = dtype.row_bytes(cols).unwrap_or(0) * rows;
-        if data.len() != needed {
-            return Err(KernelError::WrongLength { dtype, rows, cols, needed, given: data.len() });
-        }
-        self.scales.copy_from_slice(scales);
-        // What fills up the last panel is zero already and stays so.
-        pack_panels(dtype, cols, self.layout, data, &mut self.data, pool)
+        let mut matrix = Self::unpacked(dtype, rows, cols, data.len(), Vec::new())?;
+        pack_panels(matrix.format, data, 0, &mut matrix.data, pool)?;
+        Ok(matrix)
     }
 
     /// Packs 8-bit floats with one scale per block of 128 x 128, as DeepSeek-V3 publishes them
@@ -100,18 +67,84 @@ impl Matrix {
         scales: &[f32],
         pool: &Pool,
     ) -> Result<Self, KernelError> {
-        check_f8(rows, cols, data, scales)?;
-        Self::pack_any(DType::F8E4M3, rows, cols, data, scales.to_vec(), pool, |_| {})
+        let mut matrix = Self::unpacked(DType::F8E4M3, rows, cols, data.len(), scales.to_vec())?;
+        pack_panels(matrix.format, data, 0, &mut matrix.data, pool)?;
+        Ok(matrix)
     }
 
-    fn pack_any(
+    /// Weights that are not packed yet; `scales` are those of [`Matrix::pack_f8`], and empty for every other format.
+    ///
+    /// # Errors
+    /// As for [`Matrix::pack`] and [`Matrix::pack_f8`], but for values and scales in `stored`, at which
+    /// [`Matrix::pack_next`] looks.
+    pub fn stored(
         dtype: DType,
         rows: usize,
         cols: usize,
-        data: &[u8],
+        stored: Arc<dyn StoredWeights>,
         scales: Vec<f32>,
-        pool: &Pool,
-        mut done: impl FnMut(Range<usize>),
+    ) -> Result<Self, KernelError> {
+        let mut matrix = Self::unpacked(dtype, rows, cols, stored.bytes().len(), scales)?;
+        matrix.rest = Some(Rest { stored, packed: 0 });
+        Ok(matrix)
+    }
+
+    /// Packs some megabytes of what is not packed yet; they are let go in the file.
+    ///
+    /// # Errors
+    /// When a value or a block's scale is not a finite number. Nothing more can be packed then, and products with the
+    /// matrix are void.
+    pub fn pack_next(&mut self, pool: &Pool) -> Result<(), KernelError> {
+        let Some(rest) = &mut self.rest else { return Ok(()) };
+        let RowFormat { row_bytes, layout, .. } = self.format;
+        let all = panels(self.rows);
+        let end = all.min(rest.packed + (PART_BYTES / (LANES * row_bytes)).max(1));
+        let stored = rest.stored.bytes();
+        let out = &mut self.data[rest.packed * layout.stride..end * layout.stride];
+        pack_panels(self.format, stored, rest.packed, out, pool)?;
+        let byte = |panel: usize| stored.len().min(panel * LANES * row_bytes);
+        rest.stored.let_go(byte(rest.packed)..byte(end));
+        rest.packed = end;
+        if end == all {
+            self.rest = None;
+        }
+        Ok(())
+    }
+
+    /// Bytes that [`Matrix::pack_next`] has not packed yet.
+    #[must_use]
+    pub fn unpacked_bytes(&self) -> usize {
+        let packed = |rest: &Rest| rest.packed * LANES * self.format.row_bytes;
+        self.rest.as_ref().map_or(0, |rest| rest.stored.bytes().len().saturating_sub(packed(rest)))
+    }
+
+    /// Packs other weights of the same shape and format into the memory of these; `scales` are those of
+    /// [`Matrix::pack_f8`], and empty for every other format.
+    ///
+    /// # Errors
+    /// As for [`Matrix::pack`] and [`Matrix::pack_f8`]. Where a value or a block's scale is not a finite number the
+    /// matrix is of no use afterwards; otherwise it keeps its weights.
+    pub fn repack(&mut self, data: &[u8], scales: &[f32], pool: &Pool) -> Result<(), KernelError> {
+        let Self { rows, format, .. } = *self;
+        let RowFormat { dtype, cols, row_bytes, .. } = format;
+        check_scales(dtype, rows, cols, scales)?;
+        let needed = row_bytes * rows;
+        if data.len() != needed {
+            return Err(KernelError::WrongLength { dtype, rows, cols, needed, given: data.len() });
+        }
+        self.scales.copy_from_slice(scales);
+        self.rest = None;
+        // What fills up the last panel is zero already and stays so.
+        pack_panels(format, data, 0, &mut self.data, pool)
+    }
+
+    /// A matrix of weights of which `given` bytes are to be packed.
+    fn unpacked(
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        given: usize,
+        scales: Vec<f32>,
     ) -> Result<Self, KernelError> {
         let bad_shape = KernelError::BadShape { dtype, rows, cols };
         if rows == 0 || cols == 0 {
@@ -119,26 +152,15 @@ impl Matrix {
         }
         let row_bytes = dtype.row_bytes(cols).ok_or(KernelError::PartialBlock { dtype, cols })?;
         let needed = row_bytes.checked_mul(rows).ok_or_else(|| bad_shape.clone())?;
-        if data.len() != needed {
-            return Err(KernelError::WrongLength { dtype, rows, cols, needed, given: data.len() });
+        if given != needed {
+            return Err(KernelError::WrongLength { dtype, rows, cols, needed, given });
         }
+        check_scales(dtype, rows, cols, &scales)?;
         let layout = Layout::new(dtype, cols).ok_or_else(|| bad_shape.clone())?;
         let bytes = layout.stride.checked_mul(panels(rows)).ok_or(bad_shape)?;
-        let mut packed = PageBuffer::zeroed(bytes).ok_or(KernelError::OutOfMemory { bytes })?;
-        packed.prefer_huge_pages();
-        let panels_a_part = (PART_BYTES / (LANES * row_bytes)).max(1);
-        let parts = data.chunks(panels_a_part * LANES * row_bytes);
-        for (index, (part, out)) in parts.zip(packed.chunks_mut(panels_a_part * layout.stride)).enumerate() {
-            pack_panels(dtype, cols, layout, part, out, pool).map_err(|error| match error {
-                KernelError::NotFinite { dtype, row } => {
-                    KernelError::NotFinite { dtype, row: row + index * panels_a_part * LANES }
-                }
-                other => other,
-            })?;
-            let start = index * panels_a_part * LANES * row_bytes;
-            done(start..start + part.len());
-        }
-        Ok(Self { dtype, rows, cols, layout, data: packed, scales })
+        let mut data = PageBuffer::zeroed(bytes).ok_or(KernelError::OutOfMemory { bytes })?;
+        data.prefer_huge_pages();
+        Ok(Self { rows, format: RowFormat { dtype, cols, row_bytes, layout }, data, scales, rest: None })
     }
 
     /// Output values of a product.
@@ -150,16 +172,16 @@ impl Matrix {
     /// Input values of a product.
     #[must_use]
     pub fn cols(&self) -> usize {
-        self.cols
+        self.format.cols
     }
 
     /// The format of the weights.
     #[must_use]
     pub fn dtype(&self) -> DType {
-        self.dtype
+        self.format.dtype
     }
 
-    /// Bytes of memory held.
+    /// Bytes of memory held once all is packed.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.data.len() + size_of_val(self.scales.as_slice())
@@ -171,107 +193,142 @@ impl Matrix {
     /// # Panics
     /// When `row` is out of range or `out` is not `cols` long.
     pub fn row_to_f32(&self, row: usize, out: &mut [f32]) {
+        let RowFormat { dtype, cols, row_bytes, layout } = self.format;
         assert!(row < self.rows, "row {row} of {}", self.rows);
-        assert_eq!(out.len(), self.cols, "room for a row");
-        let panel = &self.data[row / LANES * self.layout.stride..][..self.layout.stride];
-        let lane = row % LANES;
-        match self.dtype {
-            DType::F32 => floats(panel, lane, out, f32::from_le_bytes),
-            DType::F16 => floats(panel, lane, out, |b| f16::from_le_bytes(b).to_f32()),
-            DType::BF16 => {
-                for (out, pairs) in out.chunks_mut(2).zip(panel.chunks_exact(LANES * 4)) {
-                    let pair = pairs[lane * 4..].as_chunks::<2>().0;
-                    out.iter_mut()
-                        .zip(pair)
-                        .for_each(|(out, value)| *out = bf16::from_le_bytes(*value).to_f32());
-                }
-            }
-            DType::F8E4M3 => {
-                floats(panel, lane, out, |[b]| f8e4m3_to_f32(b));
-                let scales = &self.scales[row / F8_BLOCK * self.cols.div_ceil(F8_BLOCK)..];
-                for (out, scale) in out.chunks_mut(F8_BLOCK).zip(scales) {
-                    out.iter_mut().for_each(|out| *out *= scale);
-                }
-            }
-            _ => {
-                let shape = Shape::of(self.dtype);
-                let mut block = Block::new();
-                for (index, out) in out.chunks_exact_mut(self.dtype.block_len()).enumerate() {
-                    read_block(self.dtype, self.layout, panel, index, lane, &mut block);
-                    dequantize_block(&block, shape, out);
-                }
+        assert_eq!(out.len(), cols, "room for a row");
+        if let Some(rest) = self.rest.as_ref().filter(|rest| row / LANES >= rest.packed) {
+            let stored = &rest.stored.bytes()[row * row_bytes..][..row_bytes];
+            // The format and both lengths are right: the matrix was made of them.
+            let _ = dequantize_row(dtype, stored, out);
+        } else {
+            let panel = &self.data[row / LANES * layout.stride..][..layout.stride];
+            read_row(self.format, panel, row % LANES, out);
+        }
+        if dtype == DType::F8E4M3 {
+            let scales = &self.scales[row / F8_BLOCK * cols.div_ceil(F8_BLOCK)..];
+            for (out, scale) in out.chunks_mut(F8_BLOCK).zip(scales) {
+                out.iter_mut().for_each(|out| *out *= scale);
             }
         }
     }
 
-    /// The panels with these numbers, one to [`PANELS_MAX`].
-    pub(crate) fn panels(&self, range: Range<usize>) -> Panels {
-        let scale_row = |index: usize| index * LANES / F8_BLOCK * self.cols.div_ceil(F8_BLOCK);
+    /// Where the panel with this number lies, if it is packed.
+    pub(crate) fn packed_panel(&self, index: usize) -> Option<*const u8> {
+        let packed = self.rest.as_ref().is_none_or(|rest| index < rest.packed);
+        packed.then(|| self.data[index * self.format.layout.stride..].as_ptr())
+    }
+
+    /// The panels with these numbers, one to [`PANELS_MAX`]; those that are not packed are packed in `room`, and lie
+    /// there until it is used again.
+    #[inline(always)]
+    pub(crate) fn panels(&self, range: Range<usize>, room: &mut PanelRoom) -> Panels {
+        let RowFormat { cols, layout, .. } = self.format;
+        let scale_row = |index: usize| index * LANES / F8_BLOCK * cols.div_ceil(F8_BLOCK);
         let indices: [usize; PANELS_MAX] = std::array::from_fn(|i| (range.start + i).min(range.end - 1));
+        let start = match &self.rest {
+            None => indices.map(|index| self.data[index * layout.stride..].as_ptr()),
+            Some(rest) => self.panels_for_now(rest, range.clone(), room),
+        };
         Panels {
-            start: indices.map(|index| self.data[index * self.layout.stride..].as_ptr()),
+            start,
             count: range.len(),
-            layout: self.layout,
-            cols: self.cols,
+            layout,
+            cols,
             scales: indices.map(|index| self.scales.get(scale_row(index)..).unwrap_or_default().as_ptr()),
         }
+    }
+
+    #[cold]
+    fn panels_for_now(
+        &self,
+        rest: &Rest,
+        range: Range<usize>,
+        room: &mut PanelRoom,
+    ) -> [*const u8; PANELS_MAX] {
+        let mut start = [std::ptr::null(); PANELS_MAX];
+        let mut last = std::ptr::null();
+        for (place, start) in start.iter_mut().enumerate() {
+            let index = range.start + place;
+            if index < range.end {
+                let for_now = || room.pack(&self.format, rest.stored.bytes(), index, place);
+                last = self.packed_panel(index).unwrap_or_else(for_now);
+            }
+            *start = last;
+        }
+        start
     }
 }
 
 impl fmt::Debug for Matrix {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "Matrix({} x {}, {})", self.rows, self.cols, self.dtype)
+        write!(out, "Matrix({} x {}, {})", self.rows, self.cols(), self.dtype())
     }
 }
 
-/// Checks 8-bit floats and the scales of their blocks.
-fn check_f8(rows: usize, cols: usize, data: &[u8], scales: &[f32]) -> Result<(), KernelError> {
-    let dtype = DType::F8E4M3;
+/// Checks the scales of blocks of 8-bit floats; other formats have none.
+fn check_scales(dtype: DType, rows: usize, cols: usize, scales: &[f32]) -> Result<(), KernelError> {
+    let bad = |reason| Err(KernelError::BadScales { dtype, reason });
+    if dtype != DType::F8E4M3 {
+        return if scales.is_empty() { Ok(()) } else { bad("this format has none") };
+    }
+    if scales.is_empty() {
+        return bad("none were given");
+    }
     if Some(scales.len()) != rows.div_ceil(F8_BLOCK).checked_mul(cols.div_ceil(F8_BLOCK)) {
-        return Err(KernelError::BadScales { dtype, reason: "their number does not fit the shape" });
+        return bad("their number does not fit the shape");
     }
     if scales.iter().any(|scale| !scale.is_finite()) {
-        return Err(KernelError::BadScales { dtype, reason: "one of them is not a finite number" });
+        return bad("one of them is not a finite number");
     }
-    match data.iter().position(|byte| byte & 0x7f == 0x7f) {
-        Some(at) => Err(KernelError::NotFinite { dtype, row: at.checked_div(cols).unwrap_or(0) }),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
-/// Packs rows of `cols` values, as many as `data` has, into `packed`, which has a panel for each 16 of them.
+/// Packs panels from number `first` on, as many as `packed` has room for; `stored` holds all rows.
 fn pack_panels(
-    dtype: DType,
-    cols: usize,
-    layout: Layout,
-    data: &[u8],
+    format: RowFormat,
+    stored: &[u8],
+    first: usize,
     packed: &mut [u8],
     pool: &Pool,
 ) -> Result<(), KernelError> {
-    let row_bytes = dtype.row_bytes(cols).ok_or(KernelError::PartialBlock { dtype, cols })?;
-    let rows = data.len() / row_bytes;
-    assert_eq!(packed.len(), layout.stride * panels(rows), "a panel for each 16 rows");
-    let to = PanelsOut { start: packed.as_mut_ptr(), stride: layout.stride };
-    let bad_row = AtomicUsize::new(rows);
-    pool.run(panels(rows), &|panel| {
+    let stride = format.layout.stride;
+    let to = PanelsOut { start: packed.as_mut_ptr(), stride };
+    let bad_row = AtomicUsize::new(usize::MAX);
+    pool.run(packed.len() / stride, &|index| {
         // SAFETY: each task takes another panel of the buffer, which outlives the region.
-        let out = unsafe { to.panel(panel) };
-        let from = panel * LANES * row_bytes;
-        let source = &data[from..data.len().min(from + LANES * row_bytes)];
-        match dtype.block_bytes() {
-            1 => pack_floats::<1>(cols, source, out),
-            2 if dtype == DType::BF16 => pack_pairs(cols, source, out),
-            2 => pack_floats::<2>(cols, source, out),
-            4 => pack_floats::<4>(cols, source, out),
-            _ => {
-                if let Err(row) = pack_quants(dtype, layout, cols, source, out) {
-                    bad_row.fetch_min(panel * LANES + row, Ordering::Relaxed);
-                }
-            }
+        let out = unsafe { to.panel(index) };
+        if let Err(row) = format.pack_panel(stored, first + index, out) {
+            bad_row.fetch_min((first + index) * LANES + row, Ordering::Relaxed);
         }
     });
-    let row = bad_row.into_inner();
-    if row < rows { Err(KernelError::NotFinite { dtype, row }) } else { Ok(()) }
+    match bad_row.into_inner() {
+        usize::MAX => Ok(()),
+        row => Err(KernelError::NotFinite { dtype: format.dtype, row }),
+    }
+}
+
+/// Reads a row out of its panel, without the block scales of `F8E4M3`.
+fn read_row(format: RowFormat, panel: &[u8], lane: usize, out: &mut [f32]) {
+    let RowFormat { dtype, layout, .. } = format;
+    match dtype {
+        DType::F32 => floats(panel, lane, out, f32::from_le_bytes),
+        DType::F16 => floats(panel, lane, out, |b| f16::from_le_bytes(b).to_f32()),
+        DType::BF16 => {
+            for (out, pairs) in out.chunks_mut(2).zip(panel.chunks_exact(LANES * 4)) {
+                let pair = pairs[lane * 4..].as_chunks::<2>().0;
+                out.iter_mut().zip(pair).for_each(|(out, value)| *out = bf16::from_le_bytes(*value).to_f32());
+            }
+        }
+        DType::F8E4M3 => floats(panel, lane, out, |[b]| f8e4m3_to_f32(b)),
+        _ => {
+            let shape = Shape::of(dtype);
+            let mut block = Block::new();
+            for (index, out) in out.chunks_exact_mut(dtype.block_len()).enumerate() {
+                read_block(dtype, layout, panel, index, lane, &mut block);
+                dequantize_block(&block, shape, out);
+            }
+        }
+    }
 }
 
 /// Panels that threads write, each another one.

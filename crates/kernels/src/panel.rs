@@ -20,7 +20,7 @@ pub(crate) mod formats;
 mod pack;
 mod row;
 
-pub(crate) use pack::{pack_floats, pack_pairs, pack_quants};
+pub(crate) use pack::RowFormat;
 pub(crate) use row::read_block;
 
 use std::ops::Range;

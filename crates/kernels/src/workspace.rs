@@ -1,9 +1,10 @@
 //! Scratch memory that products reuse from call to call.
 
-use crate::FloatBuffer;
 use crate::activations::{Activations, Grouping};
 use crate::kernels::{PANELS_MAX, Sums, TILE_MAX, UNPACKED, Unpacked};
 use crate::lanes::LANES;
+use crate::stored::PanelRoom;
+use crate::{FloatBuffer, KernelError};
 
 /// Scratch memory for products; it grows to what the largest call needs and then stays, so that a decode step
 /// allocates nothing once each kind of call has been made.
@@ -65,6 +66,8 @@ pub(crate) struct Scratch {
     scales: Vec<Line>,
     dmin: Vec<Line>,
     minima: Vec<Line>,
+    /// Panels of weights that are not packed yet, of two matrices.
+    pub(crate) rooms: [PanelRoom; 2],
 }
 
 /// A cache line, for alignment.
@@ -82,6 +85,21 @@ impl Workspace {
     #[must_use]
     pub fn new(max_rows: usize, max_cols: usize) -> Self {
         Self { max_rows, max_cols, ..Self::default() }
+    }
+
+    /// What was wrong with weights that were not packed yet; the results of all calls since the last time are void
+    /// then.
+    pub fn take_failure(&mut self) -> Option<KernelError> {
+        self.rooms().filter_map(PanelRoom::take_failure).last()
+    }
+
+    /// Gives back what only weights need that are not packed yet.
+    pub fn forget_unpacked(&mut self) {
+        self.rooms().for_each(PanelRoom::clear);
+    }
+
+    fn rooms(&mut self) -> impl Iterator<Item = &mut PanelRoom> {
+        self.scratch.iter_mut().flat_map(|scratch| &mut scratch.rooms)
     }
 
     /// One scratch per thread.
@@ -108,6 +126,7 @@ impl Scratch {
             scales: lines(UNPACKED.scales * 4),
             dmin: lines(UNPACKED.dmin * 4),
             minima: lines(UNPACKED.minima * 4),
+            rooms: Default::default(),
         }
     }
 

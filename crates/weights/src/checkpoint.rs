@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use levain_kernels::DType;
+use levain_kernels::{DType, StoredWeights};
 
 use crate::config::{GenerationDefaults, ModelConfig};
 use crate::direct::{TensorPlace, TensorReader};
@@ -223,6 +223,17 @@ impl Checkpoint {
         })
     }
 
+    /// A tensor that must be there, in this shape, for use beyond the life of the checkpoint; the file stays mapped
+    /// for it.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::require`].
+    pub fn stored(&self, name: &str, shape: &[usize]) -> Result<StoredTensor, WeightsError> {
+        let place = self.place(name, shape)?;
+        let file = self.data.get(place.file).map(Arc::clone).unwrap_or_default();
+        Ok(StoredTensor { dtype: place.dtype, file, start: place.start, len: place.len })
+    }
+
     /// Whether the checkpoint has such a tensor or expert, of any type.
     pub fn contains(&self, name: &str) -> bool {
         self.locate(name).is_some()
@@ -235,17 +246,6 @@ impl Checkpoint {
     /// If the system refuses.
     pub fn release(&self, name: &str) -> Result<(), WeightsError> {
         self.advise(name, Bytes::release)
-    }
-
-    /// [`Checkpoint::release`] for some of a tensor's bytes; those beyond its end count for nothing.
-    ///
-    /// # Errors
-    /// If the system refuses.
-    pub fn release_part(&self, name: &str, part: Range<usize>) -> Result<(), WeightsError> {
-        self.advise(name, |bytes, start, len| {
-            let (from, to) = (part.start.min(len), part.end.min(len));
-            bytes.release(start.saturating_add(from), to.saturating_sub(from))
-        })
     }
 
     /// Asks the system to read a tensor ahead of its use. A name that is not there is no error.
@@ -390,6 +390,29 @@ impl Checkpoint {
 
     fn path(&self, file: usize) -> PathBuf {
         self.paths.get(file).unwrap_or(&self.folder).clone()
+    }
+}
+
+/// A tensor's bytes in a mapped file, which stays mapped as long as this lives.
+#[derive(Debug, Clone)]
+pub struct StoredTensor {
+    /// The block format.
+    pub dtype: DType,
+    file: Arc<Bytes>,
+    start: usize,
+    len: usize,
+}
+
+impl StoredWeights for StoredTensor {
+    fn bytes(&self) -> &[u8] {
+        let end = self.start.saturating_add(self.len);
+        self.file.as_slice().get(self.start..end).unwrap_or_default()
+    }
+
+    fn let_go(&self, part: Range<usize>) {
+        let (from, to) = (part.start.min(self.len), part.end.min(self.len));
+        // Pages that stay are only memory that the system may take itself when it needs some.
+        let _ = self.file.release(self.start.saturating_add(from), to.saturating_sub(from));
     }
 }
 

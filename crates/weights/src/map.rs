@@ -15,6 +15,12 @@ pub(crate) enum Bytes {
     Owned(Vec<u8>),
 }
 
+impl Default for Bytes {
+    fn default() -> Self {
+        Self::Owned(Vec::new())
+    }
+}
+
 impl Bytes {
     /// Maps a whole file. Refuses folders, devices, pipes and empty files.
     pub(crate) fn map(path: &Path) -> Result<Self, WeightsError> {

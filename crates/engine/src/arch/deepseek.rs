@@ -1,6 +1,6 @@
 //! DeepSeek-V2, V3 and R1: latent attention and a mixture of experts after some dense layers.
 
-use levain_kernels::{ExpertStack, FloatBuffer, KvCache, RopeTable};
+use levain_kernels::{ExpertStack, FloatBuffer, KvCache, Matrix, RopeTable};
 use levain_weights::{MlaConfig, ModelConfig, MoeConfig, TopkMethod};
 
 use super::common::{
@@ -81,6 +81,14 @@ impl Arch for Deepseek {
         }
     }
 
+    fn each_matrix(&mut self, f: &mut dyn FnMut(&mut Matrix)) {
+        self.layers.iter_mut().for_each(|layer| layer.each_matrix(f));
+        if let Some((join, layer)) = &mut self.mtp {
+            join.each_matrix(f);
+            layer.each_matrix(f);
+        }
+    }
+
     fn predict_ahead(
         &mut self,
         ops: &mut Ops,
@@ -96,6 +104,16 @@ impl Arch for Deepseek {
         // Its cache holds nothing but this layer.
         work.layer(ops, batch, kv, 0, layer, None, x);
         Some(&join.norm)
+    }
+}
+
+impl DecoderLayer {
+    fn each_matrix(&mut self, f: &mut dyn FnMut(&mut Matrix)) {
+        self.self_attn.each_matrix(f);
+        match &mut self.mlp {
+            Mlp::Dense(mlp) => mlp.each_matrix(f),
+            Mlp::Experts(moe) => moe.each_matrix(f),
+        }
     }
 }
 

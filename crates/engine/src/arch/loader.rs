@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use levain_kernels::{DType, Matrix, Pool, dequantize_row, quantize_row};
 use levain_weights::{Checkpoint, ModelConfig, TensorReader};
@@ -25,31 +26,16 @@ impl<'a> Loader<'a> {
         Self { checkpoint, pool, used: HashSet::new() }
     }
 
-    /// A matrix of `rows` outputs and `cols` inputs, in whatever type it is stored. FP8 comes with the scales of its
+    /// A matrix of `rows` outputs and `cols` inputs, in whatever type it is stored, not packed yet. FP8 comes with the scales of its
     /// blocks in `…weight_scale_inv`.
     pub(super) fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, EngineError> {
-        let tensor = self.checkpoint.require(name, &[rows, cols])?;
+        let tensor = self.checkpoint.stored(name, &[rows, cols])?;
         self.used.insert(name.to_owned());
-        let matrix = match tensor.dtype {
-            DType::F8E4M3 => {
-                let scales = self.scales(name, rows, cols)?;
-                Matrix::pack_f8(rows, cols, tensor.bytes, &scales, self.pool)?
-            }
-            dtype => {
-                // A head has hundreds of megabytes: it should not be in memory twice.
-                let mut released = Ok(());
-                let matrix = Matrix::pack_in_parts(dtype, rows, cols, tensor.bytes, self.pool, |part| {
-                    if released.is_ok() {
-                        released = self.checkpoint.release_part(name, part);
-                    }
-                })?;
-                released?;
-                matrix
-            }
+        let scales = match tensor.dtype {
+            DType::F8E4M3 => self.scales(name, rows, cols)?,
+            _ => Vec::new(),
         };
-        // The packed copy is what is used from now on; the file's pages may go.
-        self.checkpoint.release(name)?;
-        Ok(matrix)
+        Ok(Matrix::stored(tensor.dtype, rows, cols, Arc::new(tensor), scales)?)
     }
 
     /// A small matrix that is to be multiplied without any quantisation, such as a router.
@@ -71,6 +57,7 @@ impl<'a> Loader<'a> {
         let matrices = parts
             .map(|part| Matrix::pack(tensor.dtype, rows, cols, part, self.pool))
             .collect::<Result<_, _>>()?;
+        // The packed copy is what is used from now on; the file's pages may go.
         self.checkpoint.release(name)?;
         Ok(matrices)
     }

@@ -10,8 +10,9 @@ mod qwen2;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use levain_kernels::{FloatBuffer, KvCache, Matrix, Pool};
+use levain_kernels::{FloatBuffer, KernelError, KvCache, Matrix, Pool};
 use levain_weights::{Checkpoint, ModelConfig, ModelType};
 
 use crate::error::EngineError;
@@ -30,6 +31,9 @@ pub(crate) trait Arch: Send + fmt::Debug {
     /// the cache. `n` is at most the number of rows the architecture was loaded for. Rows that are not wanted may
     /// come out as anything.
     fn layers(&mut self, ops: &mut Ops, batch: &ForwardBatch<'_>, kv: &mut KvCache, x: &mut [f32]);
+
+    /// Calls `f` with each matrix that may not be packed yet, about in the order of their use.
+    fn each_matrix(&mut self, f: &mut dyn FnMut(&mut Matrix));
 
     /// The states from which the output head reads the token after the next, where the architecture has a layer
     /// for that and it is loaded: into `x` `[n, hidden]`, before the norm that is returned.
@@ -118,10 +122,12 @@ pub(crate) struct Model {
     /// Rows of it that go into logits, as they are and after the final norm, `[logit_rows_max, hidden]`.
     gathered: FloatBuffer,
     normed: FloatBuffer,
+    /// Bytes of weights in the files that are not packed yet.
+    unpacked_bytes: usize,
 }
 
 impl Model {
-    /// Loads all weights. Steps may have up to `rows_max` rows, calls of [`Model::logits`] up to `logit_rows_max`,
+    /// Loads all weights; most of them are not packed yet, see [`Model::pack`]. Steps may have up to `rows_max` rows, calls of [`Model::logits`] up to `logit_rows_max`,
     /// and positions stay below `context_length`.
     pub(crate) fn load(
         checkpoint: &Checkpoint,
@@ -149,7 +155,7 @@ impl Model {
             false => Some(loader.matrix("lm_head.weight", config.vocab_size, hidden)?),
         };
         loader.refuse_unused(config)?;
-        Ok(Self {
+        let mut model = Self {
             ops: Ops::new(pool, rows_max, common::cols_max(config)),
             arch,
             embed_tokens,
@@ -161,7 +167,50 @@ impl Model {
             attention_part: common::attention_part(config),
             expanded_from: options.expanded_from,
             ahead: options.mtp.then(|| Ahead::new(rows_max, hidden)),
-        })
+            unpacked_bytes: 0,
+        };
+        let mut bytes = 0;
+        model.each_matrix(&mut |matrix| bytes += matrix.unpacked_bytes());
+        model.unpacked_bytes = bytes;
+        Ok(model)
+    }
+
+    fn each_matrix(&mut self, f: &mut dyn FnMut(&mut Matrix)) {
+        self.arch.each_matrix(f);
+        self.lm_head.iter_mut().for_each(&mut *f);
+        f(&mut self.embed_tokens);
+    }
+
+    /// Bytes of weights that are still in the files alone. Steps work without [`Model::pack`] too, with the same
+    /// results, but take longer.
+    pub(crate) fn unpacked_bytes(&self) -> usize {
+        self.unpacked_bytes
+    }
+
+    /// Packs weights for about so long, a part at the least, or until all are packed; those that a step needs first
+    /// come first.
+    ///
+    /// # Errors
+    /// If a weight is not a finite number. The model is of no use then.
+    pub(crate) fn pack(&mut self, time: Duration) -> Result<(), KernelError> {
+        if self.unpacked_bytes == 0 {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let pool = Arc::clone(self.ops.pool());
+        let (mut rest, mut begun, mut result) = (0, false, Ok(()));
+        self.each_matrix(&mut |matrix| {
+            while result.is_ok() && matrix.unpacked_bytes() > 0 && !(begun && start.elapsed() >= time) {
+                result = matrix.pack_next(&pool);
+                begun = true;
+            }
+            rest += matrix.unpacked_bytes();
+        });
+        self.unpacked_bytes = rest;
+        if rest == 0 {
+            self.ops.forget_unpacked();
+        }
+        result
     }
 
     /// Puts other layers in the place of the model's.
@@ -193,7 +242,7 @@ impl Model {
     /// [`Model::hidden_states`].
     ///
     /// # Errors
-    /// If weights had to be read from the disk and could not be; the step is void then.
+    /// If weights had to be read from the disk and could not be, or were no numbers; the step is void then.
     pub(crate) fn forward(&mut self, batch: &ForwardBatch<'_>, kv: &mut KvCache) -> Result<(), EngineError> {
         let n = batch.n();
         let x = &mut self.x[..n * self.embed_tokens.cols()];
@@ -267,11 +316,19 @@ impl Model {
     }
 
     /// The logits of the given rows of the last step, `[rows.len(), vocab]`, at most `logit_rows_max` of them.
-    pub(crate) fn logits(&mut self, rows: impl ExactSizeIterator<Item = usize>, logits: &mut [f32]) {
+    ///
+    /// # Errors
+    /// As for [`Model::pack`]; the step is void then.
+    pub(crate) fn logits(
+        &mut self,
+        rows: impl ExactSizeIterator<Item = usize>,
+        logits: &mut [f32],
+    ) -> Result<(), EngineError> {
         let n = rows.len();
         self.hidden_states(rows);
         let head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
         self.ops.project(head, &self.normed[..n * self.embed_tokens.cols()], n, logits);
+        self.ops.take_failure().map_or(Ok(()), Err)
     }
 }
 

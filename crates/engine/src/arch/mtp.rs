@@ -5,7 +5,7 @@
 //! which the output head reads the token at i + 2. The state is taken after the final norm, as Hugging Face
 //! transformers does.
 
-use levain_kernels::FloatBuffer;
+use levain_kernels::{FloatBuffer, Matrix};
 
 use super::loader::Loader;
 use crate::error::EngineError;
@@ -45,6 +45,10 @@ impl MtpJoin {
             normed: FloatBuffer::zeroed(rows_max * hidden),
             joined: FloatBuffer::zeroed(rows_max * 2 * hidden),
         })
+    }
+
+    pub(super) fn each_matrix(&mut self, f: &mut dyn FnMut(&mut Matrix)) {
+        f(&mut self.eh_proj.weight);
     }
 
     /// The layer's input `x` from embeddings and states, all `[n, hidden]`.

@@ -19,6 +19,8 @@ pub(super) struct NoLayers;
 
 impl Arch for NoLayers {
     fn layers(&mut self, _: &mut Ops, _: &ForwardBatch<'_>, _: &mut KvCache, _: &mut [f32]) {}
+
+    fn each_matrix(&mut self, _: &mut dyn FnMut(&mut Matrix)) {}
 }
 
 /// Largest difference from the reference that rounding in another order explains.
@@ -56,11 +58,16 @@ struct Run {
 
 impl Run {
     fn new(folder: &Path, config: &EngineConfig) -> Self {
-        Self::with_experts(folder, config, None)
+        Self::load(folder, config, None, true)
     }
 
     /// With so many bytes of experts in memory.
     fn with_experts(folder: &Path, config: &EngineConfig, bytes: Option<u64>) -> Self {
+        Self::load(folder, config, bytes, true)
+    }
+
+    /// With weights that are packed or not.
+    fn load(folder: &Path, config: &EngineConfig, bytes: Option<u64>, packed: bool) -> Self {
         let checkpoint = Checkpoint::open(folder).unwrap();
         let model_config = checkpoint.config().unwrap();
         let plan = plan::plan(&checkpoint, config, None).unwrap();
@@ -74,7 +81,11 @@ impl Run {
             mtp: plan::loads_mtp(&model_config, config),
             expanded_from: config.expanded_from(&model_config),
         };
-        let model = Model::load(&checkpoint, &model_config, pool, &options).unwrap();
+        let mut model = Model::load(&checkpoint, &model_config, pool, &options).unwrap();
+        if packed {
+            model.pack(Duration::MAX).unwrap();
+            assert_eq!(model.unpacked_bytes(), 0);
+        }
         let blocks = (0..plan.n_blocks() as u32).rev().collect();
         Self { vocab: model.vocab_size(), model, kv, blocks, expanded: 0..0 }
     }
@@ -114,7 +125,7 @@ impl Run {
         self.model.forward(&batch, &mut self.kv).unwrap();
         let mut logits = vec![0.0; indices.len() * self.vocab];
         for (group, logits) in indices.chunks(8).zip(logits.chunks_mut(8 * self.vocab)) {
-            self.model.logits(group.iter().copied(), logits);
+            self.model.logits(group.iter().copied(), logits).unwrap();
         }
         logits
     }
@@ -225,6 +236,39 @@ fn the_expanded_form_agrees_with_transformers_and_itself() {
                 assert!(same, "{name}: {kv_dtype:?} in chunks of {chunk}");
             }
         }
+    }
+}
+
+/// Weights are taken from the file, then some of them packed between steps, then all: the logits are the same.
+#[test]
+fn logits_do_not_depend_on_what_is_packed() {
+    let out = tempfile::tempdir().unwrap();
+    let q8_0 = out.path().join("q8_0.gguf");
+    convert_to_gguf(&Checkpoint::open(&fixture("llama-3.1")).unwrap(), &q8_0, DType::Q8_0).unwrap();
+    let mut models: Vec<PathBuf> =
+        ["llama-3.1", "llama-odd", "qwen2.5", "deepseek-v2-tiny", "deepseek-v3-tiny"].map(fixture).into();
+    models.extend(shared("deepseek-v3-fp8"));
+    models.push(q8_0);
+    for folder in models {
+        let config = EngineConfig { threads: 2, ..EngineConfig::default() };
+        let mut packed = Run::new(&folder, &config);
+        let tokens: Vec<u32> = (0..60).map(|i| i * 7 % packed.vocab as u32).collect();
+        let expected = packed.in_chunks(&tokens, 60);
+        let mut run = Run::load(&folder, &config, None, false);
+        let same = |logits: &[f32]| logits.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(same(&run.in_chunks(&tokens, 25)), "{}", folder.display());
+        let mut left = run.model.unpacked_bytes();
+        let mut logits = Vec::new();
+        for (index, chunk) in tokens.chunks(4).enumerate() {
+            logits.extend(run.step(chunk, 4 * index));
+            run.model.pack(Duration::ZERO).unwrap();
+            assert!(run.model.unpacked_bytes() < left, "a part at a time");
+            left = run.model.unpacked_bytes();
+        }
+        assert!(same(&logits), "{}", folder.display());
+        run.model.pack(Duration::MAX).unwrap();
+        assert_eq!(run.model.unpacked_bytes(), 0);
+        assert!(same(&run.in_chunks(&tokens, 7)), "{}", folder.display());
     }
 }
 
@@ -360,7 +404,7 @@ fn a_row_that_was_not_wanted_is_no_number() {
     run.step_wanting(2, &[5, 6, 7, 8], 0);
     for (row, wanted) in [(0, false), (1, false), (2, true), (3, true)] {
         let mut logits = vec![0.0; run.vocab];
-        run.model.logits(std::iter::once(row), &mut logits);
+        run.model.logits(std::iter::once(row), &mut logits).unwrap();
         assert!(logits.iter().all(|logit| logit.is_finite() == wanted), "row {row}");
     }
 }

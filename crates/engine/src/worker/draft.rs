@@ -1,7 +1,13 @@
 //! Drafts for the next step, made at the end of each.
 
+use std::time::Duration;
+
+use levain_kernels::KernelError;
+
 use super::Worker;
 use super::predict::Drafter;
+#[cfg(doc)]
+use crate::arch::Model;
 use crate::error::EngineError;
 use crate::sequence::Sequence;
 use crate::spec::{DRAFT_TOKENS_MAX, Gate, Turn};
@@ -18,6 +24,22 @@ pub(crate) enum DraftSource {
 }
 
 impl DraftSource {
+    /// Bytes of a drafting model's weights that are not packed yet.
+    pub(super) fn unpacked_bytes(&self) -> usize {
+        match self {
+            Self::Drafter(drafter) => drafter.model().map_or(0, |model| model.unpacked_bytes()),
+            Self::Off | Self::Lookup => 0,
+        }
+    }
+
+    /// Packs a drafting model's weights, see [`Model::pack`].
+    pub(super) fn pack(&mut self, time: Duration) -> Result<(), KernelError> {
+        match self {
+            Self::Drafter(drafter) => drafter.model_mut().map_or(Ok(()), |model| model.pack(time)),
+            Self::Off | Self::Lookup => Ok(()),
+        }
+    }
+
     /// Whether drafts begin with the model's states at the end of each text.
     pub(super) fn begins_with_states(&self) -> bool {
         matches!(self, Self::Drafter(drafter) if drafter.is_layer())

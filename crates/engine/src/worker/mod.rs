@@ -4,6 +4,7 @@ mod disk;
 mod draft;
 mod output;
 mod pace;
+mod packing;
 mod predict;
 
 use std::ops::Range;
@@ -11,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use levain_kernels::{KvCache, SeqRows};
+use levain_kernels::{KernelError, KvCache, SeqRows};
 
 use crate::arch::Model;
 use crate::config::EngineConfig;
@@ -30,6 +31,7 @@ use output::{Output, first_wanted};
 use pace::Pace;
 
 pub(crate) use draft::DraftSource;
+pub(crate) use packing::Packing;
 pub(crate) use predict::Drafter;
 
 /// All state of the engine; one thread owns it.
@@ -49,6 +51,8 @@ pub(crate) struct Worker {
     disk: Option<disk::Spill>,
     /// Everyone who takes part waits for the disk.
     stalled: bool,
+    /// What is wrong with the weights, once it is known: no request can be answered.
+    broken: Option<KernelError>,
 }
 
 /// What choosing tokens works with.
@@ -130,8 +134,7 @@ impl Worker {
         let scheduler = Scheduler::new(plan.n_blocks(), BLOCK_LEN, seqs, config.prefix_cache);
         let n_blocks = scheduler.pool().n_blocks();
         let stats = EngineStats { total_blocks: n_blocks, free_blocks: n_blocks, ..EngineStats::default() };
-        *lock(&shared.stats) = stats;
-        Self {
+        let mut worker = Self {
             shared,
             kv,
             scheduler,
@@ -152,8 +155,15 @@ impl Worker {
             stats,
             disk: None,
             stalled: false,
+            broken: None,
             model,
+        };
+        worker.stats.unpacked_bytes = worker.unpacked_bytes() as u64;
+        *lock(&worker.shared.stats) = worker.stats;
+        if !worker.has_to_pack() {
+            worker.shared.packing.ended(Ok(()));
         }
+        worker
     }
 
     pub(crate) fn run(mut self) {
@@ -161,7 +171,8 @@ impl Worker {
             self.end_cancelled();
             self.take_arrivals();
             self.spill();
-            if self.scheduler.n_running() + self.scheduler.n_waiting() == 0 {
+            if self.is_idle() {
+                self.pack_while_idle();
                 self.publish_stats();
                 continue;
             }
@@ -169,11 +180,13 @@ impl Worker {
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.step(before))) {
                 let message = panic_message(payload.as_ref());
                 tracing::error!(message, "a step of the engine panicked; its requests end with an error");
-                self.fail_step(&message);
+                self.fail_step(&EngineError::Panicked { message });
             }
+            self.pack_after_step(before);
             self.publish_stats();
         }
         lock(&self.shared.inbox).closed = true;
+        self.shared.packing.ended(Ok(()));
         self.spill_rest();
         self.publish_stats();
     }
@@ -183,7 +196,7 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         let mut inbox = lock(&shared.inbox);
         loop {
-            let idle = self.scheduler.n_running() + self.scheduler.n_waiting() == 0;
+            let idle = self.is_idle();
             match inbox.shutdown {
                 Some(Shutdown::Cancel) => {
                     let submissions = std::mem::take(&mut inbox.submissions);
@@ -197,8 +210,8 @@ impl Worker {
                 Some(Shutdown::Drain) if idle && inbox.submissions.is_empty() => return false,
                 _ => {}
             }
-            let nothing_to_compute = (idle || self.stalled) && !inbox.disk_news;
-            if !inbox.submissions.is_empty() || !nothing_to_compute {
+            let nothing_to_do = (idle || self.stalled) && !inbox.disk_news && !self.has_to_pack();
+            if !inbox.submissions.is_empty() || !nothing_to_do {
                 break;
             }
             inbox = shared.bell.wait(inbox).unwrap_or_else(PoisonError::into_inner);
@@ -274,7 +287,7 @@ impl Worker {
 
     /// Ends every request that took part in a step that failed, and puts everything that the step may have left
     /// half done in order again.
-    fn fail_step(&mut self, message: &str) {
+    fn fail_step(&mut self, error: &EngineError) {
         let mut failed: Vec<SequenceId> = self.batch.chunks.iter().map(|chunk| chunk.sequence).collect();
         if failed.is_empty() {
             // It failed while the lists were in use elsewhere, and they are lost.
@@ -284,7 +297,11 @@ impl Worker {
         self.sampling = Sampling::new(self.model.vocab_size(), self.sampling.logit_rows);
         self.scheduler.forget_prefixes();
         for id in failed {
-            let error = EngineError::Panicked { message: message.to_owned() };
+            let error = match error {
+                EngineError::Kernel(error) => EngineError::Kernel(error.clone()),
+                EngineError::Panicked { message } => EngineError::Panicked { message: message.clone() },
+                other => EngineError::Panicked { message: other.to_string() },
+            };
             self.finish(id, FinishReason::Error(error));
         }
         // Nor what they left behind.
@@ -310,9 +327,10 @@ impl Worker {
             }
             return;
         }
-        if let Err(error) = self.forward(start) {
+        let broken = self.broken.clone().map_or(Ok(()), |error| Err(EngineError::from(error)));
+        if let Err(error) = broken.and_then(|()| self.forward(start)) {
             tracing::error!(%error, "a step of the engine failed; its requests end with an error");
-            self.fail_step(&error.to_string());
+            self.fail_step(&error);
             return;
         }
         let computed = Instant::now();
@@ -330,13 +348,21 @@ impl Worker {
             }
             self.scheduler.commit(chunk.sequence, chunk.positions.clone());
         }
-        self.outputs();
+        if let Err(error) = self.outputs() {
+            tracing::error!(%error, "a step of the engine failed; its requests end with an error");
+            self.fail_step(&error);
+            return;
+        }
         let accepted = self.note_drafts();
         let end = Instant::now();
         step.forward_time = computed.saturating_duration_since(start);
         step.output_time = end.saturating_duration_since(computed);
         let took = end.saturating_duration_since(start);
-        self.pace.note(StepShape::of(&self.batch.chunks), step.answer_rows > 0, took);
+        // What a step takes while weights come from the file says nothing about those to come.
+        let packed = self.unpacked_bytes() == 0;
+        if packed {
+            self.pace.note(StepShape::of(&self.batch.chunks), step.answer_rows > 0, took);
+        }
         self.stats.steps += 1;
         self.stats.prompt_rows += step.prompt_rows as u64;
         self.stats.answer_rows += step.answer_rows as u64;
@@ -345,13 +371,19 @@ impl Worker {
         let (sequences, seconds) =
             (self.batch.chunks.len(), end.saturating_duration_since(start).as_secs_f64());
         match step.prompt_rows {
+            _ if !packed => {}
             0 => self.gate.note_step(sequences, drafted, accepted, seconds),
             _ => self.gate.note_time(sequences, seconds),
         }
         if let Err(error) = self.draft() {
             tracing::error!(%error, "drafting failed; the requests of its step end with an error");
-            self.fail_step(&error.to_string());
+            self.fail_step(&error);
         }
+    }
+
+    /// Whether nobody has anything to be computed now.
+    fn is_idle(&self) -> bool {
+        self.scheduler.n_running() + self.scheduler.n_waiting() == 0
     }
 
     /// Computes the rows of the chosen chunks.

@@ -72,14 +72,21 @@ pub(super) fn first_wanted(
 
 impl Worker {
     /// Does with each row of the step what its request is for.
-    pub(super) fn outputs(&mut self) {
+    ///
+    /// # Errors
+    /// As for [`Model::logits`](crate::arch::Model::logits); the rows that are left have no outputs then.
+    pub(super) fn outputs(&mut self) -> Result<(), EngineError> {
         let mut batch = std::mem::take(&mut self.batch);
         self.list_outputs(&mut batch);
         let vocab = self.model.vocab_size();
         let mut logits = std::mem::take(&mut self.sampling.logits);
+        let mut result = Ok(());
         for group in batch.outputs.chunks(self.sampling.logit_rows) {
             let logits = &mut logits[..group.len() * vocab];
-            self.model.logits(group.iter().map(|output| output.row), logits);
+            result = self.model.logits(group.iter().map(|output| output.row), logits);
+            if result.is_err() {
+                break;
+            }
             for (output, row) in group.iter().zip(logits.chunks_exact_mut(vocab)) {
                 match output.purpose {
                     Purpose::Score => self.score(output, row),
@@ -89,10 +96,13 @@ impl Worker {
             }
         }
         self.sampling.logits = logits;
-        for chunk in &batch.chunks {
-            self.end_without_tokens(chunk);
+        if result.is_ok() {
+            for chunk in &batch.chunks {
+                self.end_without_tokens(chunk);
+            }
         }
         self.batch = batch;
+        result
     }
 
     /// Lists the rows whose logits are wanted, and adds up those that go into embeddings.

@@ -100,7 +100,7 @@ impl Drafter {
     }
 
     /// With a model of its own, which is loaded here.
-    pub(crate) fn model(
+    pub(crate) fn of_model(
         checkpoint: &Checkpoint,
         engine: &EngineConfig,
         pool: Arc<Pool>,
@@ -135,6 +135,22 @@ impl Drafter {
         let kv = KvCache::new(layout, Windows::n_blocks(seqs, layout.block_len))?;
         let windows = Windows::new(seqs, layout.block_len);
         Ok(Self { predictor, kv, windows, rows_max: rows, lists })
+    }
+
+    /// The model that drafts, where it is one of its own.
+    pub(super) fn model(&self) -> Option<&Model> {
+        match &self.predictor {
+            Predictor::Model { model, .. } => Some(model),
+            Predictor::Layer => None,
+        }
+    }
+
+    /// [`Drafter::model`], to be changed.
+    pub(super) fn model_mut(&mut self) -> Option<&mut Model> {
+        match &mut self.predictor {
+            Predictor::Model { model, .. } => Some(model),
+            Predictor::Layer => None,
+        }
     }
 
     /// Whether it is the model's own layer, which goes on from the model's states.
@@ -346,7 +362,11 @@ impl Worker {
                 }
                 Predictor::Model { model, logits } => {
                     let n = model.vocab_size();
-                    model.logits(rows.iter().copied(), &mut logits[..rows.len() * n]);
+                    if model.logits(rows.iter().copied(), &mut logits[..rows.len() * n]).is_err() {
+                        // Its weights are damaged, which packing them will say.
+                        group.iter_mut().for_each(|drafting| drafting.left = 0);
+                        continue;
+                    }
                     (&*logits, n)
                 }
             };

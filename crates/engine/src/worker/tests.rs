@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 
-use levain_kernels::Pool;
+use levain_kernels::{Matrix, Pool};
 use levain_weights::Checkpoint;
 
 use super::*;
@@ -29,6 +29,10 @@ impl Arch for Faulty {
                 row[3] = f32::NAN;
             }
         }
+    }
+
+    fn each_matrix(&mut self, f: &mut dyn FnMut(&mut Matrix)) {
+        self.0.each_matrix(f);
     }
 }
 

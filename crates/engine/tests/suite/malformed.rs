@@ -6,9 +6,11 @@ use std::path::Path;
 use levain_engine::{Engine, EngineConfig};
 use levain_kernels::DType;
 use levain_testkit::model::ModelSpec;
-use levain_weights::{Checkpoint, SafetensorsWriter, TensorData};
+use levain_weights::{Checkpoint, SafetensorsWriter, TensorData, convert_to_gguf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::common::run;
 
 /// What a test does to a tensor: another name and shape and as many values, or nothing at all.
 type Edit<'a> = &'a dyn Fn(&str, &[usize]) -> Option<(String, Vec<usize>)>;
@@ -33,6 +35,36 @@ fn refusal(path: &Path) -> String {
     let config = EngineConfig { threads: 1, context_length: Some(64), ..EngineConfig::default() };
     let loaded = Checkpoint::open(path).map_err(Into::into).and_then(|c| Engine::load(&c, config));
     loaded.map(|_| ()).expect_err(&format!("{} is accepted", path.display())).to_string()
+}
+
+/// A scale that is no number is found when the weights are packed, or by the first request that needs it; whichever
+/// is first, every request ends with the reason and the engine goes on telling it.
+#[test]
+fn weights_that_are_no_numbers_end_requests_with_the_reason() {
+    let source = ModelSpec::llama().build().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    for damaged in ["token_embd.weight", "blk.0.attn_k.weight", "blk.1.ffn_down.weight"] {
+        convert_to_gguf(&source.checkpoint().unwrap(), &path, DType::Q8_0).unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        let at = {
+            let checkpoint = Checkpoint::open(&path).unwrap();
+            let entry = checkpoint.entries().find(|entry| entry.source_name == damaged).unwrap();
+            let tensor = checkpoint.tensor(entry.name).unwrap().bytes;
+            bytes.windows(tensor.len()).position(|window| window == tensor).unwrap()
+        };
+        // The scale of the first block becomes an infinity.
+        bytes[at..at + 2].copy_from_slice(&[0x00, 0x7c]);
+        fs::write(&path, bytes).unwrap();
+        let config = EngineConfig { threads: 2, ..EngineConfig::default() };
+        let engine = Engine::load(&Checkpoint::open(&path).unwrap(), config).unwrap();
+        let ask = || run(&engine, &[1, 2, 3], |_| {}).answers.remove(0).error();
+        let first = ask();
+        assert!(first.contains("not a finite number"), "{damaged}: {first}");
+        let error = engine.wait_until_packed().unwrap_err().to_string();
+        assert!(error.contains("Q8_0") && error.contains("row 0"), "{damaged}: {error}");
+        assert_eq!((ask(), ask()), (error.clone(), error), "{damaged}");
+    }
 }
 
 fn specs() -> Vec<ModelSpec> {

@@ -22,7 +22,7 @@ impl Random {
     }
 }
 
-fn isas() -> Vec<Isa> {
+pub(crate) fn isas() -> Vec<Isa> {
     Isa::ALL.into_iter().filter(|isa| cpu_features().supports(*isa)).collect()
 }
 
@@ -90,7 +90,7 @@ pub(crate) fn weights(
     bytes
 }
 
-fn pack(dtype: DType, rows: usize, cols: usize, bytes: &[u8], pool: &Pool) -> Matrix {
+pub(crate) fn pack(dtype: DType, rows: usize, cols: usize, bytes: &[u8], pool: &Pool) -> Matrix {
     if dtype == DType::F8E4M3 {
         let count = rows.div_ceil(128) * cols.div_ceil(128);
         let scales: Vec<f32> = (0..count).map(|i| 0.5 + i as f32).collect();
@@ -99,21 +99,21 @@ fn pack(dtype: DType, rows: usize, cols: usize, bytes: &[u8], pool: &Pool) -> Ma
     Matrix::pack(dtype, rows, cols, bytes, pool).unwrap()
 }
 
-fn product(isa: Isa, pool: &Pool, w: &Matrix, x: &[f32], n: usize) -> Vec<f32> {
+pub(crate) fn product(isa: Isa, pool: &Pool, w: &Matrix, x: &[f32], n: usize) -> Vec<f32> {
     let mut y = vec![f32::NAN; n * w.rows()];
     let mut ws = Workspace::default();
     matmul_on(isa, pool, &mut ws, x, n, &mut [Product { w, bias: None, y: &mut y, add: false }]);
     y
 }
 
-fn assert_same_bits(a: &[f32], b: &[f32], what: &str) {
+pub(crate) fn assert_same_bits(a: &[f32], b: &[f32], what: &str) {
     assert_eq!(a.len(), b.len());
     let differs =
         a.iter().zip(b).position(|(a, b)| a.to_bits() != b.to_bits() && !(a.is_nan() && b.is_nan()));
     assert_eq!(differs, None, "{what}: {:?}", differs.map(|i| (a[i], b[i])));
 }
 
-fn shapes(dtype: DType) -> [(usize, usize); 3] {
+pub(crate) fn shapes(dtype: DType) -> [(usize, usize); 3] {
     let block = dtype.block_len().max(8);
     [(1, block), (33, 2 * block), if dtype.is_float() { (70, 1101) } else { (70, 3 * block) }]
 }
@@ -307,35 +307,6 @@ fn packed_weights_take_no_more_bits_than_the_file_s() {
         let matrix = pack(dtype, rows, cols, &bytes, &pool);
         assert!(matrix.bytes() * 100 <= bytes.len() * 103, "{dtype}: {} for {}", matrix.bytes(), bytes.len());
     }
-}
-
-#[test]
-fn large_weights_are_packed_in_parts_that_cover_them() {
-    let pool = Pool::new(2);
-    let (cols, bytes_a_row) = (32_768, 32_768 / 32 * 34);
-    // More than one part, and the last panel is not full.
-    let rows = (40 << 20) / bytes_a_row + 3;
-    let mut data: Vec<u8> = (0..rows * bytes_a_row).map(|i| (i / 7) as u8).collect();
-    for block in data.chunks_exact_mut(34) {
-        block[..2].copy_from_slice(&[0, 0x2c]);
-    }
-    let mut done = 0;
-    let whole = Matrix::pack_in_parts(DType::Q8_0, rows, cols, &data, &pool, |part| {
-        assert_eq!(part.start, done, "one after the other");
-        done = part.end;
-    })
-    .unwrap();
-    assert_eq!(done, data.len());
-    let (mut out, mut expected) = (vec![0.0; cols], vec![0.0; cols]);
-    for (row, bytes) in data.chunks_exact(bytes_a_row).enumerate() {
-        whole.row_to_f32(row, &mut out);
-        crate::dequantize_row(DType::Q8_0, bytes, &mut expected).unwrap();
-        assert_eq!(out, expected, "row {row}");
-    }
-    // The row that an error names counts from the first part.
-    data[(rows - 2) * bytes_a_row + 1] = 0x7c;
-    let error = Matrix::pack(DType::Q8_0, rows, cols, &data, &pool).unwrap_err();
-    assert!(matches!(error, KernelError::NotFinite { row, .. } if row == rows - 2), "{error}");
 }
 
 #[test]

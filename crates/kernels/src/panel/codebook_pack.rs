@@ -61,6 +61,7 @@ const IQ3_S: Planes = planes::<Iq3S>(
 );
 
 impl Planes {
+    #[inline(always)]
     fn of(dtype: DType) -> &'static Self {
         match dtype {
             DType::IQ1_S => &IQ1_S,
@@ -75,6 +76,7 @@ impl Planes {
     }
 
     /// Calls `f` with the place of each byte in the block and in the group, for one row.
+    #[inline(always)]
     fn for_each_byte(&self, row: usize, mut f: impl FnMut(usize, usize)) {
         let mut one = |plane: Plane, from: usize, to: usize| {
             for i in 0..plane.width {
@@ -93,6 +95,7 @@ impl Planes {
 /// Bytes of the longest block.
 pub(super) const BLOCK_MAX: usize = 110;
 
+#[inline(always)]
 fn scales(block: &mut [u8; BLOCK_MAX], dtype: DType, change: fn([u8; 8]) -> [u8; 8]) {
     if let (DType::IQ1_M, Some(scales)) = (dtype, block[48..].first_chunk_mut()) {
         *scales = change(*scales);
@@ -100,6 +103,7 @@ fn scales(block: &mut [u8; BLOCK_MAX], dtype: DType, change: fn([u8; 8]) -> [u8;
 }
 
 /// Puts one row's block into its group, which begins at the head.
+#[inline(always)]
 pub(super) fn pack_codebook_block(dtype: DType, bytes: &[u8], row: usize, group: &mut [u8]) {
     let mut block = [0; BLOCK_MAX];
     block[..bytes.len()].copy_from_slice(bytes);

@@ -31,6 +31,10 @@ use subject::Subject;
 
 /// Tokens of a prompt that warms up, at most.
 const WARM_PREFILL: usize = 128;
+/// Tokens of the prompt that the first token after loading answers.
+const FIRST_PREFILL: usize = 8;
+/// Prompts before the first measurement.
+const PROMPTS_BEFORE: usize = 1;
 /// Tokens of an answer that warms up, at most.
 const WARM_DECODE: usize = 16;
 
@@ -55,12 +59,14 @@ pub(crate) fn run(app: &App, args: &BenchArgs) -> Result<(), CliError> {
         let cost = TokenCost::of(&checkpoint, &checkpoint.config()?);
         Ok((Engine::load_with_draft(&checkpoint, draft.as_ref(), config)?, cost))
     })?;
-    let load = begun.elapsed();
+    let subject = Subject { engine };
+    let load = Load::wait(&subject, begun)?;
     app.printer.say(format_args!(
-        "{}: {} of weights, loaded in {}",
+        "{}: {} of weights, first token after {}, all packed after {}",
         model.reference,
-        bytes(engine.plan().weights.total()),
-        seconds(load)
+        bytes(subject.engine.plan().weights.total()),
+        seconds(load.first_token),
+        seconds(load.packed)
     ));
     let plan = Plan {
         prefill: args.prefill.clone(),
@@ -73,7 +79,7 @@ pub(crate) fn run(app: &App, args: &BenchArgs) -> Result<(), CliError> {
     let printer = app.printer;
     let session = Session {
         path: model.path,
-        subject: Subject { engine },
+        subject,
         speculation,
         peer: None,
         pool,
@@ -81,7 +87,7 @@ pub(crate) fn run(app: &App, args: &BenchArgs) -> Result<(), CliError> {
         load,
         reps: args.reps,
         before_loading,
-        prompts: 0,
+        prompts: PROMPTS_BEFORE,
         peak_resident: None,
         streamed: Vec::new(),
     };
@@ -130,6 +136,24 @@ struct Plan {
     peer: Option<PathBuf>,
 }
 
+/// From the opening of the model's files on.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    /// Until there was the first token of an answer to a short prompt.
+    first_token: Duration,
+    /// Until all weights were packed.
+    packed: Duration,
+}
+
+impl Load {
+    fn wait(subject: &Subject, begun: Instant) -> Result<Self, CliError> {
+        subject.first_token(subject.prompt(PROMPTS_BEFORE, FIRST_PREFILL))?;
+        let first_token = begun.elapsed();
+        subject.engine.wait_until_packed()?;
+        Ok(Self { first_token, packed: begun.elapsed() })
+    }
+}
+
 /// A loaded model and what it is compared with.
 struct Session {
     path: PathBuf,
@@ -138,7 +162,7 @@ struct Session {
     peer: Option<Peer>,
     pool: Pool,
     cost: TokenCost,
-    load: Duration,
+    load: Load,
     reps: usize,
     before_loading: Ceilings,
     /// Prompts made so far.
@@ -361,7 +385,8 @@ impl Session {
         put("kv_bytes_per_token", json!(memory.kv_bytes_per_token));
         put("scratch_bytes", json!(memory.scratch_bytes));
         put("peak_resident_bytes", json!(self.peak()));
-        put("load_s", json!(round(self.load.as_secs_f64())));
+        put("first_token_from_start_s", json!(round(self.load.first_token.as_secs_f64())));
+        put("load_s", json!(round(self.load.packed.as_secs_f64())));
         put("kernels", json!(isa().name()));
         put("version", json!(env!("CARGO_PKG_VERSION")));
         object

@@ -284,6 +284,8 @@ fn resident_file_bytes() -> u64 {
 #[test]
 #[cfg(target_os = "linux")]
 fn released_tensors_leave_memory() {
+    use levain_kernels::StoredWeights;
+
     const LEN: usize = 32 << 20;
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("model.safetensors");
@@ -292,16 +294,18 @@ fn released_tensors_leave_memory() {
     writer.write(&path).unwrap();
     let checkpoint = Checkpoint::open(&path).unwrap();
     let before = resident_file_bytes();
-    let sum = || checkpoint.tensor("t").unwrap().bytes.iter().map(|&b| u64::from(b)).sum::<u64>();
-    assert_eq!(sum(), LEN as u64);
+    let sum = |bytes: &[u8]| bytes.iter().map(|&b| u64::from(b)).sum::<u64>();
+    assert_eq!(sum(checkpoint.tensor("t").unwrap().bytes), LEN as u64);
     assert!(resident_file_bytes() >= before + LEN as u64 / 2, "the pages come in as they are read");
-    checkpoint.release_part("t", 0..LEN / 2).unwrap();
-    assert!(resident_file_bytes() <= before + LEN as u64 * 5 / 8, "half of them go when half is released");
-    checkpoint.release_part("t", LEN / 2..usize::MAX).unwrap();
-    checkpoint.release_part("t", usize::MAX - 1..usize::MAX).unwrap();
-    assert!(resident_file_bytes() <= before + LEN as u64 / 8, "and the others with the rest");
-    assert_eq!(sum(), LEN as u64);
     checkpoint.release("t").unwrap();
-    assert!(resident_file_bytes() <= before + LEN as u64 / 8, "all go when the tensor is released");
-    assert_eq!(sum(), LEN as u64);
+    assert!(resident_file_bytes() <= before + LEN as u64 / 8, "and go when the tensor is released");
+    let stored = checkpoint.stored("t", &[LEN]).unwrap();
+    drop(checkpoint);
+    assert_eq!(sum(stored.bytes()), LEN as u64, "a tensor's bytes outlive the checkpoint");
+    stored.let_go(0..LEN / 2);
+    assert!(resident_file_bytes() <= before + LEN as u64 * 5 / 8, "half of them go when half is let go");
+    stored.let_go(LEN / 2..usize::MAX);
+    stored.let_go(usize::MAX - 1..usize::MAX);
+    assert!(resident_file_bytes() <= before + LEN as u64 / 8, "and the others with the rest");
+    assert_eq!(sum(stored.bytes()), LEN as u64);
 }

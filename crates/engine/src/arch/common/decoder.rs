@@ -1,7 +1,7 @@
 //! The dense decoder that Llama and its kin share: grouped-query attention and a gated MLP, each behind a norm and
 //! added to the residual stream.
 
-use levain_kernels::{FloatBuffer, KvCache, RopeTable};
+use levain_kernels::{FloatBuffer, KvCache, Matrix, RopeTable};
 use levain_weights::ModelConfig;
 
 use crate::arch::Arch;
@@ -108,6 +108,14 @@ impl Arch for Decoder {
         }
         if let Some(wanted) = batch.wanted {
             wanted.scatter(x, hidden);
+        }
+    }
+
+    fn each_matrix(&mut self, f: &mut dyn FnMut(&mut Matrix)) {
+        for layer in &mut self.layers {
+            let DecoderLayer { q_proj, k_proj, v_proj, o_proj, mlp, .. } = layer;
+            [q_proj, k_proj, v_proj, o_proj].into_iter().for_each(|linear| f(&mut linear.weight));
+            mlp.each_matrix(f);
         }
     }
 }

@@ -118,6 +118,19 @@ impl MlaBuffers {
 }
 
 impl Mla {
+    /// Calls `f` with each matrix that may not be packed yet; what comes from `kv_b_proj` is packed at load.
+    pub(crate) fn each_matrix(&mut self, f: &mut dyn FnMut(&mut Matrix)) {
+        match &mut self.query {
+            QueryProjection::Direct(q_proj) => f(&mut q_proj.weight),
+            QueryProjection::LowRank { q_a_proj, q_b_proj, .. } => {
+                f(&mut q_a_proj.weight);
+                f(&mut q_b_proj.weight);
+            }
+        }
+        f(&mut self.kv_a_proj_with_mqa.weight);
+        f(&mut self.o_proj.weight);
+    }
+
     /// Adds the attention of `normed` `[n, hidden]` to the residual stream `x`, and its keys to the cache. Where
     /// not all rows are wanted, those that are come out at the beginning of `x`.
     pub(crate) fn forward(

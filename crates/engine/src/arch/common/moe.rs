@@ -72,6 +72,18 @@ impl MoeBuffers {
 }
 
 impl Moe {
+    /// Calls `f` with each matrix that may not be packed yet.
+    pub(crate) fn each_matrix(&mut self, f: &mut dyn FnMut(&mut Matrix)) {
+        match &mut self.experts {
+            Experts::Resident(stacks) => stacks.each_matrix(f),
+            // They are packed when they are read.
+            Experts::Streamed(_) => {}
+        }
+        if let Some(shared) = &mut self.shared_experts {
+            shared.each_matrix(f);
+        }
+    }
+
     /// Adds the experts' result for `normed` `[n, hidden]` to the residual stream `x`.
     pub(crate) fn forward(
         &self,

@@ -1,0 +1,82 @@
+//! Weights are packed between steps and while there is nothing to do; until then steps take them from the file.
+
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use levain_kernels::KernelError;
+
+use super::Worker;
+use crate::engine::lock;
+use crate::error::EngineError;
+
+/// How long weights are packed at a time while there is nothing to compute: a request that comes waits for so long at
+/// the most.
+const WHILE_IDLE: Duration = Duration::from_millis(50);
+/// Time for packing after a step, as a multiple of what the step took: answers grow from the start, and soon fast.
+const AFTER_A_STEP: u32 = 2;
+
+/// How far packing is, for those who wait for its end.
+#[derive(Debug, Default)]
+pub(crate) struct Packing {
+    end: Mutex<Option<Result<(), KernelError>>>,
+    ended: Condvar,
+}
+
+impl Packing {
+    /// Waits until all weights are packed, or the engine has ended.
+    ///
+    /// # Errors
+    /// If weights could not be packed.
+    pub(crate) fn wait(&self) -> Result<(), EngineError> {
+        let end = self.ended.wait_while(lock(&self.end), |end| end.is_none());
+        let end = end.unwrap_or_else(PoisonError::into_inner);
+        end.clone().unwrap_or(Ok(())).map_err(EngineError::from)
+    }
+
+    /// Tells those who wait. What is told first stays.
+    pub(super) fn ended(&self, result: Result<(), KernelError>) {
+        lock(&self.end).get_or_insert(result);
+        self.ended.notify_all();
+    }
+}
+
+impl Worker {
+    /// Bytes of weights that are not packed yet.
+    pub(super) fn unpacked_bytes(&self) -> usize {
+        self.model.unpacked_bytes() + self.source.unpacked_bytes()
+    }
+
+    /// Whether there are weights to be packed, and none that cannot be.
+    pub(super) fn has_to_pack(&self) -> bool {
+        self.broken.is_none() && self.unpacked_bytes() > 0
+    }
+
+    /// Packs weights for a moment while there is nothing else to do.
+    pub(super) fn pack_while_idle(&mut self) {
+        self.pack(WHILE_IDLE);
+    }
+
+    /// Packs weights after a step that began at `start`.
+    pub(super) fn pack_after_step(&mut self, start: Instant) {
+        self.pack(if self.stalled { WHILE_IDLE } else { start.elapsed() * AFTER_A_STEP });
+    }
+
+    fn pack(&mut self, time: Duration) {
+        if !self.has_to_pack() {
+            return;
+        }
+        let start = Instant::now();
+        let result = self.model.pack(time).and_then(|()| {
+            let left = time.saturating_sub(start.elapsed());
+            self.source.pack(left)
+        });
+        if let Err(error) = &result {
+            tracing::error!(%error, "the model's weights are damaged; all requests end with an error");
+            self.broken = Some(error.clone());
+        }
+        self.stats.unpacked_bytes = self.unpacked_bytes() as u64;
+        if result.is_err() || self.unpacked_bytes() == 0 {
+            self.shared.packing.ended(result);
+        }
+    }
+}
