@@ -11,7 +11,7 @@ use crate::error::EngineError;
 
 /// How long weights are packed at a time while there is nothing to compute: a request that comes waits for so long at
 /// the most.
-const WHILE_IDLE: Duration = Duration::from_millis(50);
+const WHILE_IDLE: Duration = Duration::from_millis(20);
 /// Time for packing after a step, as a multiple of what the step took: answers grow from the start, and soon fast.
 const AFTER_A_STEP: u32 = 2;
 

@@ -2,10 +2,10 @@
 
 use super::codebook_pack::pack_codebook_block;
 use super::{CHUNK, GROUP, Layout};
-use crate::DType;
 use crate::blocks::{chunk, words};
 use crate::lanes::LANES;
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::simd::{Kernel, Simd, dispatch_on};
+use crate::{DType, Isa, isa};
 
 /// The scale of `MXFP4` that is no number.
 const E8M0_NAN: u8 = 255;
@@ -30,9 +30,14 @@ impl RowFormat {
     /// # Errors
     /// The first row of the panel with a value or scale that is not a finite number, where the format can tell.
     pub(crate) fn pack_panel(&self, stored: &[u8], index: usize, panel: &mut [u8]) -> Result<(), usize> {
+        self.pack_panel_on(isa(), stored, index, panel)
+    }
+
+    /// [`RowFormat::pack_panel`] with a set of instructions that the processor has.
+    fn pack_panel_on(&self, isa: Isa, stored: &[u8], index: usize, panel: &mut [u8]) -> Result<(), usize> {
         let from = index * LANES * self.row_bytes;
         let rows = &stored[from..stored.len().min(from + LANES * self.row_bytes)];
-        dispatch(PackPanel { format: self, rows, panel })
+        dispatch_on(isa, PackPanel { format: self, rows, panel })
     }
 }
 
@@ -372,3 +377,6 @@ fn iq4_xs_scales(bytes: &[u8]) -> [u32; 8] {
     }
     scales
 }
+
+#[cfg(test)]
+mod tests;
