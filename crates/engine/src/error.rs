@@ -136,3 +136,14 @@ pub enum EngineError {
     #[error("the engine's thread could not be started")]
     Thread(#[source] std::io::Error),
 }
+
+impl EngineError {
+    /// The same error for another request; of those that come from the system the words alone.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Kernel(error) => Self::Kernel(error.clone()),
+            Self::Panicked { message } => Self::Panicked { message: message.clone() },
+            other => Self::Panicked { message: other.to_string() },
+        }
+    }
+}

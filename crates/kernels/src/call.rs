@@ -222,7 +222,7 @@ impl<'a> Call<'a> {
         for tiles in self.tiles(activations) {
             // SAFETY: as above; what is stored are the sums of the tile's columns and the panels' rows.
             unsafe {
-                self.stretches(dtype, panels, &range, tiles, scratch, 0, Some(target), next, &mut |tile| {
+                self.stretches(dtype, panels, tiles, scratch, 0, Some((target, &range)), next, &mut |tile| {
                     self.store(target, tile, &range);
                 });
             }
@@ -250,11 +250,10 @@ impl<'a> Call<'a> {
         &self,
         dtype: DType,
         panels: Panels,
-        range: &Range<usize>,
         tiles: Range<usize>,
         scratch: &mut Scratch,
         slot: usize,
-        target: Option<&Target<'_>>,
+        target: Option<(&Target<'_>, &Range<usize>)>,
         next: [*const u8; PANELS_MAX],
         done: &mut dyn FnMut(TileSums),
     ) {
@@ -287,7 +286,7 @@ impl<'a> Call<'a> {
                     prefetch_to_second_cache(packed[1].wrapping_add(at));
                 }
                 ahead += each;
-                if last && let Some(target) = target {
+                if last && let Some((target, range)) = target {
                     target.prefetch(range, column, width);
                 }
                 let a = activations.tile(tile, k);
@@ -352,12 +351,30 @@ impl<'a> Call<'a> {
                 // SAFETY: the caller's contract; a tile's sums of the up projection lie in the second slot, at the
                 // same place.
                 unsafe {
-                    self.stretches(up.w.dtype(), ups, &range, tiles.clone(), scratch, 1, None, gates.start, &mut |_| {});
-                    self.stretches(gate.w.dtype(), gates, &range, tiles, scratch, 0, Some(gate), then, &mut |tile| {
-                        let up = TileSums { totals: totals.add(tile.index * TILE_SUMS), ..tile };
-                        silu::silu_mul(isa, tile.sums_mut(), up.sums());
-                        self.store(gate, tile, &range);
-                    });
+                    self.stretches(
+                        up.w.dtype(),
+                        ups,
+                        tiles.clone(),
+                        scratch,
+                        1,
+                        None,
+                        gates.start,
+                        &mut |_| {},
+                    );
+                    self.stretches(
+                        gate.w.dtype(),
+                        gates,
+                        tiles,
+                        scratch,
+                        0,
+                        Some((gate, &range)),
+                        then,
+                        &mut |tile| {
+                            let up = TileSums { totals: totals.add(tile.index * TILE_SUMS), ..tile };
+                            silu::silu_mul(isa, tile.sums_mut(), up.sums());
+                            self.store(gate, tile, &range);
+                        },
+                    );
                 }
             }
         }

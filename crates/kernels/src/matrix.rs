@@ -32,7 +32,7 @@ pub struct Matrix {
     /// `F8E4M3`: the scale of each block of 128 x 128, rows of blocks first; otherwise empty.
     scales: Vec<f32>,
     /// What is not packed yet.
-    rest: Option<Rest>,
+    rest: Option<Box<Rest>>,
 }
 
 impl Matrix {
@@ -85,7 +85,7 @@ impl Matrix {
         scales: Vec<f32>,
     ) -> Result<Self, KernelError> {
         let mut matrix = Self::unpacked(dtype, rows, cols, stored.bytes().len(), scales)?;
-        matrix.rest = Some(Rest { stored, packed: 0 });
+        matrix.rest = Some(Box::new(Rest { stored, packed: 0 }));
         Ok(matrix)
     }
 

@@ -38,7 +38,13 @@ pub(crate) struct PanelRoom {
 
 impl PanelRoom {
     /// Packs the panel with number `index` of `stored` into place `place`, of which there are [`PANELS_MAX`].
-    pub(crate) fn pack(&mut self, format: &RowFormat, stored: &[u8], index: usize, place: usize) -> *const u8 {
+    pub(crate) fn pack(
+        &mut self,
+        format: &RowFormat,
+        stored: &[u8],
+        index: usize,
+        place: usize,
+    ) -> *const u8 {
         let stride = format.layout.stride;
         if self.panels.len() < PANELS_MAX * stride {
             match PageBuffer::zeroed(PANELS_MAX * stride) {

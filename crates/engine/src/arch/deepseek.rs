@@ -4,7 +4,8 @@ use levain_kernels::{ExpertStack, FloatBuffer, KvCache, Matrix, RopeTable};
 use levain_weights::{MlaConfig, ModelConfig, MoeConfig, TopkMethod};
 
 use super::common::{
-    Experts, Mla, MlaBuffers, Moe, MoeBuffers, QueryProjection, Router, rope_table, softmax_factor,
+    Experts, LowRankQuery, Mla, MlaBuffers, Moe, MoeBuffers, QueryProjection, Router, rope_table,
+    softmax_factor,
 };
 use super::kv_b::LatentWeights;
 use super::loader::Loader;
@@ -256,11 +257,11 @@ fn load_attention(
     let q_dim = heads * (mla.qk_nope_head_dim + mla.qk_rope_head_dim);
     let query = match mla.q_lora_rank {
         None => QueryProjection::Direct(loader.linear(&format!("{p}.q_proj"), q_dim, hidden, false)?),
-        Some(rank) => QueryProjection::LowRank {
+        Some(rank) => QueryProjection::LowRank(Box::new(LowRankQuery {
             q_a_proj: loader.linear(&format!("{p}.q_a_proj"), rank, hidden, bias)?,
             q_a_layernorm: loader.norm(&format!("{p}.q_a_layernorm"), rank, INNER_NORM_EPS)?,
             q_b_proj: loader.linear(&format!("{p}.q_b_proj"), q_dim, rank, false)?,
-        },
+        })),
     };
     let LatentWeights { k_b, v_b, k_expand } =
         LatentWeights::load(loader, heads, mla, p, options.expanded_from.is_some())?;

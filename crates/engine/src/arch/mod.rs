@@ -127,8 +127,8 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Loads all weights; most of them are not packed yet, see [`Model::pack`]. Steps may have up to `rows_max` rows, calls of [`Model::logits`] up to `logit_rows_max`,
-    /// and positions stay below `context_length`.
+    /// Loads all weights; most of them are not packed yet, see [`Model::pack`]. Steps may have up to `rows_max` rows,
+    /// calls of [`Model::logits`] up to `logit_rows_max`, and positions stay below `context_length`.
     pub(crate) fn load(
         checkpoint: &Checkpoint,
         config: &ModelConfig,
@@ -318,7 +318,7 @@ impl Model {
     /// The logits of the given rows of the last step, `[rows.len(), vocab]`, at most `logit_rows_max` of them.
     ///
     /// # Errors
-    /// As for [`Model::pack`]; the step is void then.
+    /// As for [`Model::forward`].
     pub(crate) fn logits(
         &mut self,
         rows: impl ExactSizeIterator<Item = usize>,

@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use levain_kernels::{KernelError, KvCache, SeqRows};
+use levain_kernels::{KvCache, SeqRows};
 
 use crate::arch::Model;
 use crate::config::EngineConfig;
@@ -52,7 +52,7 @@ pub(crate) struct Worker {
     /// Everyone who takes part waits for the disk.
     stalled: bool,
     /// What is wrong with the weights, once it is known: no request can be answered.
-    broken: Option<KernelError>,
+    broken: Option<EngineError>,
 }
 
 /// What choosing tokens works with.
@@ -297,12 +297,7 @@ impl Worker {
         self.sampling = Sampling::new(self.model.vocab_size(), self.sampling.logit_rows);
         self.scheduler.forget_prefixes();
         for id in failed {
-            let error = match error {
-                EngineError::Kernel(error) => EngineError::Kernel(error.clone()),
-                EngineError::Panicked { message } => EngineError::Panicked { message: message.clone() },
-                other => EngineError::Panicked { message: other.to_string() },
-            };
-            self.finish(id, FinishReason::Error(error));
+            self.finish(id, FinishReason::Error(error.again()));
         }
         // Nor what they left behind.
         self.scheduler.forget_prefixes();
@@ -327,7 +322,7 @@ impl Worker {
             }
             return;
         }
-        let broken = self.broken.clone().map_or(Ok(()), |error| Err(EngineError::from(error)));
+        let broken = self.broken.as_ref().map_or(Ok(()), |error| Err(error.again()));
         if let Err(error) = broken.and_then(|()| self.forward(start)) {
             tracing::error!(%error, "a step of the engine failed; its requests end with an error");
             self.fail_step(&error);

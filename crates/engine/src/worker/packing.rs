@@ -1,13 +1,13 @@
 //! Weights are packed between steps and while there is nothing to do; until then steps take them from the file.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-use levain_kernels::KernelError;
 
 use super::Worker;
 use crate::engine::lock;
 use crate::error::EngineError;
+use crate::job::panic_message;
 
 /// How long weights are packed at a time while there is nothing to compute: a request that comes waits for so long at
 /// the most.
@@ -18,7 +18,7 @@ const AFTER_A_STEP: u32 = 2;
 /// How far packing is, for those who wait for its end.
 #[derive(Debug, Default)]
 pub(crate) struct Packing {
-    end: Mutex<Option<Result<(), KernelError>>>,
+    end: Mutex<Option<Result<(), EngineError>>>,
     ended: Condvar,
 }
 
@@ -30,11 +30,14 @@ impl Packing {
     pub(crate) fn wait(&self) -> Result<(), EngineError> {
         let end = self.ended.wait_while(lock(&self.end), |end| end.is_none());
         let end = end.unwrap_or_else(PoisonError::into_inner);
-        end.clone().unwrap_or(Ok(())).map_err(EngineError::from)
+        match &*end {
+            Some(Err(error)) => Err(error.again()),
+            _ => Ok(()),
+        }
     }
 
     /// Tells those who wait. What is told first stays.
-    pub(super) fn ended(&self, result: Result<(), KernelError>) {
+    pub(super) fn ended(&self, result: Result<(), EngineError>) {
         lock(&self.end).get_or_insert(result);
         self.ended.notify_all();
     }
@@ -66,13 +69,17 @@ impl Worker {
             return;
         }
         let start = Instant::now();
-        let result = self.model.pack(time).and_then(|()| {
-            let left = time.saturating_sub(start.elapsed());
-            self.source.pack(left)
-        });
+        let packed = catch_unwind(AssertUnwindSafe(|| {
+            self.model.pack(time)?;
+            self.source.pack(time.saturating_sub(start.elapsed()))
+        }));
+        let result = match packed {
+            Ok(result) => result.map_err(EngineError::from),
+            Err(payload) => Err(EngineError::Panicked { message: panic_message(payload.as_ref()) }),
+        };
         if let Err(error) = &result {
-            tracing::error!(%error, "the model's weights are damaged; all requests end with an error");
-            self.broken = Some(error.clone());
+            tracing::error!(%error, "weights could not be packed; all requests end with an error");
+            self.broken = Some(error.again());
         }
         self.stats.unpacked_bytes = self.unpacked_bytes() as u64;
         if result.is_err() || self.unpacked_bytes() == 0 {

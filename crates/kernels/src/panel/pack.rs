@@ -340,8 +340,8 @@ fn sixes(values: &[u32; 4], row: usize, out: &mut [u8]) {
 #[inline(always)]
 fn eight_sixes(values: &[u32; 8], row: usize, out: &mut [u8]) {
     let mut word = (values[7] & 3) << 30;
-    for i in 0..5 {
-        word |= values[i] << (6 * i);
+    for (i, value) in (0..5).zip(values) {
+        word |= value << (6 * i);
     }
     let half = values[5] | values[6] << 6 | values[7] >> 2 << 12;
     out[4 * row..4 * row + 4].copy_from_slice(&word.to_le_bytes());

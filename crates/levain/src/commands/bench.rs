@@ -147,7 +147,8 @@ struct Load {
 
 impl Load {
     fn wait(subject: &Subject, begun: Instant) -> Result<Self, CliError> {
-        subject.first_token(subject.prompt(PROMPTS_BEFORE, FIRST_PREFILL))?;
+        let room = subject.engine.context_length().saturating_sub(1);
+        subject.first_token(subject.prompt(PROMPTS_BEFORE, FIRST_PREFILL.min(room)))?;
         let first_token = begun.elapsed();
         subject.engine.wait_until_packed()?;
         Ok(Self { first_token, packed: begun.elapsed() })

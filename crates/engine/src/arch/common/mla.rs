@@ -17,15 +17,19 @@ use crate::ops::{BatchRows, ForwardBatch, HeadRows, Linear, Ops, RmsNorm};
 pub(crate) enum QueryProjection {
     /// `q_proj` `[H·(nope+rope), hidden]`
     Direct(Linear),
-    /// Through a bottleneck of rank R.
-    LowRank {
-        /// `[R, hidden]`
-        q_a_proj: Linear,
-        /// `[R]`
-        q_a_layernorm: RmsNorm,
-        /// `[H·(nope+rope), R]`
-        q_b_proj: Linear,
-    },
+    /// Through a bottleneck.
+    LowRank(Box<LowRankQuery>),
+}
+
+/// A query projection through a bottleneck of rank R.
+#[derive(Debug)]
+pub(crate) struct LowRankQuery {
+    /// `[R, hidden]`
+    pub(crate) q_a_proj: Linear,
+    /// `[R]`
+    pub(crate) q_a_layernorm: RmsNorm,
+    /// `[H·(nope+rope), R]`
+    pub(crate) q_b_proj: Linear,
 }
 
 /// One layer's attention. H heads; C is `kv_lora_rank`.
@@ -122,9 +126,9 @@ impl Mla {
     pub(crate) fn each_matrix(&mut self, f: &mut dyn FnMut(&mut Matrix)) {
         match &mut self.query {
             QueryProjection::Direct(q_proj) => f(&mut q_proj.weight),
-            QueryProjection::LowRank { q_a_proj, q_b_proj, .. } => {
-                f(&mut q_a_proj.weight);
-                f(&mut q_b_proj.weight);
+            QueryProjection::LowRank(query) => {
+                f(&mut query.q_a_proj.weight);
+                f(&mut query.q_b_proj.weight);
             }
         }
         f(&mut self.kv_a_proj_with_mqa.weight);
@@ -295,7 +299,8 @@ impl Mla {
         let q = &mut q[..n * *n_heads * (dims.qk_nope_head_dim + dims.qk_rope_head_dim)];
         match &self.query {
             QueryProjection::Direct(q_proj) => ops.linear(normed, n, [(q_proj, q)]),
-            QueryProjection::LowRank { q_a_proj, q_a_layernorm, q_b_proj } => {
+            QueryProjection::LowRank(query) => {
+                let LowRankQuery { q_a_proj, q_a_layernorm, q_b_proj } = &**query;
                 let rank = q_a_layernorm.weight.len();
                 let (q_a, q_a_normed) = (&mut q_a[..n * rank], &mut q_a_normed[..n * rank]);
                 ops.linear(normed, n, [(q_a_proj, &mut *q_a)]);

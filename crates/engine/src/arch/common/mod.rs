@@ -7,7 +7,7 @@ mod rope;
 
 pub(super) use decoder::{Decoder, DecoderLayer};
 pub(crate) use mla::EXPANDED_ROWS;
-pub(super) use mla::{Mla, MlaBuffers, QueryProjection};
+pub(super) use mla::{LowRankQuery, Mla, MlaBuffers, QueryProjection};
 pub(super) use moe::{Experts, Moe, MoeBuffers, Router};
 pub(super) use rope::{rope_table, softmax_factor};
 
