@@ -140,6 +140,8 @@ pub struct ProviderLoad {
     pub kv_blocks_used: u64,
     /// Blocks of the KV cache that there are.
     pub kv_blocks_total: u64,
+    /// Bytes of weights that are still being brought into their final form: until none are left answers grow slowly.
+    pub unpacked_bytes: u64,
     /// What reading experts from the disk has come to, where a model is larger than its memory.
     pub experts: Option<ExpertLoad>,
 }

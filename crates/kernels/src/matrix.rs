@@ -245,15 +245,15 @@ impl Matrix {
         range: Range<usize>,
         room: &mut PanelRoom,
     ) -> [*const u8; PANELS_MAX] {
+        for (place, index) in range.clone().enumerate().filter(|(_, index)| *index >= rest.packed) {
+            room.pack(&self.format, rest.stored.bytes(), index, place);
+        }
+        // Only now that nothing is written any more.
         let mut start = [std::ptr::null(); PANELS_MAX];
-        let mut last = std::ptr::null();
         for (place, start) in start.iter_mut().enumerate() {
-            let index = range.start + place;
-            if index < range.end {
-                let for_now = || room.pack(&self.format, rest.stored.bytes(), index, place);
-                last = self.packed_panel(index).unwrap_or_else(for_now);
-            }
-            *start = last;
+            let place = place.min(range.len() - 1);
+            let packed = self.packed_panel(range.start + place);
+            *start = packed.unwrap_or_else(|| room.panel(place, self.format.layout.stride));
         }
         start
     }

@@ -38,13 +38,7 @@ pub(crate) struct PanelRoom {
 
 impl PanelRoom {
     /// Packs the panel with number `index` of `stored` into place `place`, of which there are [`PANELS_MAX`].
-    pub(crate) fn pack(
-        &mut self,
-        format: &RowFormat,
-        stored: &[u8],
-        index: usize,
-        place: usize,
-    ) -> *const u8 {
+    pub(crate) fn pack(&mut self, format: &RowFormat, stored: &[u8], index: usize, place: usize) {
         let stride = format.layout.stride;
         if self.panels.len() < PANELS_MAX * stride {
             match PageBuffer::zeroed(PANELS_MAX * stride) {
@@ -59,7 +53,11 @@ impl PanelRoom {
             let row = index * LANES + row;
             self.failure.get_or_insert(KernelError::NotFinite { dtype: format.dtype, row });
         }
-        panel.as_ptr()
+    }
+
+    /// Where the panel in a place begins; good until the next is packed.
+    pub(crate) fn panel(&self, place: usize, stride: usize) -> *const u8 {
+        self.panels[place * stride..].as_ptr()
     }
 
     pub(crate) fn take_failure(&mut self) -> Option<KernelError> {

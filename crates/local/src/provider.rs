@@ -216,6 +216,7 @@ impl Provider for LocalProvider {
             load.waiting += stats.waiting as u64;
             load.kv_blocks_used += stats.total_blocks.saturating_sub(stats.free_blocks) as u64;
             load.kv_blocks_total += stats.total_blocks as u64;
+            load.unpacked_bytes += stats.unpacked_bytes;
             if let Some(stats) = stats.experts {
                 let experts = load.experts.get_or_insert_default();
                 experts.hits += stats.hits;

@@ -104,6 +104,12 @@ impl Metrics {
             ("gauge", "levain_sequences_waiting", "Sequences that wait.", load.waiting),
             ("gauge", "levain_kv_blocks_used", "KV cache blocks in use.", load.kv_blocks_used),
             ("gauge", "levain_kv_blocks_total", "KV cache blocks.", load.kv_blocks_total),
+            (
+                "gauge",
+                "levain_weights_unpacked_bytes",
+                "Weights not in their final form yet: answers grow slowly until there are none.",
+                load.unpacked_bytes,
+            ),
         ] {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
         }

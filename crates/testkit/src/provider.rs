@@ -281,6 +281,7 @@ impl Provider for FakeProvider {
             waiting: 0,
             kv_blocks_used: open,
             kv_blocks_total: 1024,
+            unpacked_bytes: 7_000_000,
             experts: Some(experts),
         }
     }

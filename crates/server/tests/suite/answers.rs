@@ -266,6 +266,7 @@ async fn metrics_count_what_happened() {
         "levain_decode_token_seconds_bucket{le=\"0.005\"} 2",
         "levain_sequences_running 0",
         "levain_kv_blocks_total 1024",
+        "levain_weights_unpacked_bytes 7000000",
         "levain_expert_hits_total 30",
         "levain_expert_misses_total 10",
         "levain_expert_bytes_read_total 5000000",
