@@ -12,12 +12,12 @@ use crate::scheduler::{Budget, StepShape};
 
 /// The longest that a step should take in which answers grow, in seconds. The gap between two tokens of an answer is
 /// one step, and 250 ms are to be kept with something left for surprises.
-const BESIDE_ANSWERS_MAX: f64 = 0.185;
+const BESIDE_ANSWERS_MAX: f64 = 0.175;
 /// Where answers grow faster, prompts leave them this part of the time, but steps may take at least so long.
 const BESIDE_ANSWERS_MIN: f64 = 0.1;
 const ANSWERS_PART: f64 = 1.0 / 8.0;
 /// The longest that a step may turn out to take which tries out more rows.
-const TRIAL_MAX: f64 = 0.215;
+const TRIAL_MAX: f64 = 0.205;
 /// The longest step where no answer waits, but requests may come that would have to.
 const ALONE: f64 = 1.0;
 /// The longest step where requests come one by one. The longer steps are, the less often weights are read and unpacked.
