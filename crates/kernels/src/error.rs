@@ -63,7 +63,7 @@ pub enum KernelError {
         reason: &'static str,
     },
     /// A weight is not a number.
-    #[error("{dtype}: the value at row {row} is not a finite number; the file is damaged")]
+    #[error("{dtype}: the value at row {row} is not a finite number; the file is damaged, fetch it again")]
     NotFinite {
         /// The format.
         dtype: DType,

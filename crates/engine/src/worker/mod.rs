@@ -322,8 +322,12 @@ impl Worker {
             }
             return;
         }
-        let broken = self.broken.as_ref().map_or(Ok(()), |error| Err(error.again()));
-        if let Err(error) = broken.and_then(|()| self.forward(start)) {
+        if let Some(error) = self.broken.as_ref().map(EngineError::again) {
+            // It was logged when it was found.
+            self.fail_step(&error);
+            return;
+        }
+        if let Err(error) = self.forward(start) {
             tracing::error!(%error, "a step of the engine failed; its requests end with an error");
             self.fail_step(&error);
             return;

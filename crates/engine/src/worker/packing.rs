@@ -5,13 +5,13 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Worker;
-use crate::engine::lock;
+use crate::engine::{Shutdown, lock};
 use crate::error::EngineError;
 use crate::job::panic_message;
 
-/// How long weights are packed at a time while there is nothing to compute: a request that comes waits for so long at
-/// the most.
-const WHILE_IDLE: Duration = Duration::from_millis(20);
+/// How long weights are packed at a time: what comes meanwhile, a request or the wish to end, waits for so long at the
+/// most where there is nothing to compute.
+const SLICE: Duration = Duration::from_millis(20);
 /// Time for packing after a step, as a multiple of what the step took: answers grow from the start, and soon fast.
 const AFTER_A_STEP: u32 = 2;
 
@@ -56,12 +56,20 @@ impl Worker {
 
     /// Packs weights for a moment while there is nothing else to do.
     pub(super) fn pack_while_idle(&mut self) {
-        self.pack(WHILE_IDLE);
+        self.pack(SLICE);
     }
 
-    /// Packs weights after a step that began at `start`.
+    /// Packs weights after a step that began at `start`, until everything is cancelled.
     pub(super) fn pack_after_step(&mut self, start: Instant) {
-        self.pack(if self.stalled { WHILE_IDLE } else { start.elapsed() * AFTER_A_STEP });
+        let time = if self.stalled { SLICE } else { start.elapsed() * AFTER_A_STEP };
+        let begun = Instant::now();
+        while self.has_to_pack() && lock(&self.shared.inbox).shutdown != Some(Shutdown::Cancel) {
+            let left = time.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            self.pack(left.min(SLICE));
+        }
     }
 
     fn pack(&mut self, time: Duration) {
