@@ -26,8 +26,8 @@ impl<'a> Loader<'a> {
         Self { checkpoint, pool, used: HashSet::new() }
     }
 
-    /// A matrix of `rows` outputs and `cols` inputs, in whatever type it is stored, not packed yet. FP8 comes with the scales of its
-    /// blocks in `…weight_scale_inv`.
+    /// A matrix of `rows` outputs and `cols` inputs, in whatever type it is stored, not packed yet. FP8 comes with the
+    /// scales of its blocks in `…weight_scale_inv`.
     pub(super) fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, EngineError> {
         let tensor = self.checkpoint.stored(name, &[rows, cols])?;
         self.used.insert(name.to_owned());
