@@ -16,5 +16,5 @@ pub use provider::{
 };
 pub use request::{
     ChatRequest, CompletionPrompt, CompletionRequest, EmbeddingInput, EmbeddingRequest, Pooling,
-    ReasoningEffort, ResponseFormat, Sampling, Tool, ToolChoice,
+    ReasoningEffort, ResponseFormat, Sampling, Tool, ToolChoice, Turn,
 };

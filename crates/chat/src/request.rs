@@ -86,6 +86,20 @@ pub enum ReasoningEffort {
     High,
 }
 
+/// Where the prompt leaves the model: at a turn of its own, or in the middle of one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Turn {
+    /// Goes on with the last message if it is the assistant's; begins a new turn otherwise.
+    #[default]
+    Auto,
+    /// Goes on with the last message, which has to be the assistant's (`continue_final_message`).
+    Continue,
+    /// Begins a new turn of the assistant, whoever spoke last (`add_generation_prompt`).
+    New,
+    /// Neither: the prompt ends where the last message's turn ends.
+    None,
+}
+
 /// One chat request.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ChatRequest {
@@ -93,6 +107,8 @@ pub struct ChatRequest {
     pub model: String,
     /// The conversation so far, at least one message.
     pub messages: Vec<Message>,
+    /// Whether the answer goes on with the last message. What it says already is not part of the answer.
+    pub turn: Turn,
     /// Functions on offer.
     pub tools: Vec<Tool>,
     /// Whether they may or must be called.

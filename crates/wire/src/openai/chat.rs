@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use levain_chat::{ChatRequest, ReasoningEffort};
+use levain_chat::{ChatRequest, ReasoningEffort, Turn};
 use serde_json::Value;
 
 use super::error::ApiError;
@@ -56,6 +56,7 @@ impl ChatCall {
         let request = ChatRequest {
             model: model(&mut reader)?,
             messages: message::read(reader.required("messages")?)?,
+            turn: Turn::Auto,
             tool_choice: tools::choice(reader.take("tool_choice"), &tools)?,
             tools,
             parallel_tool_calls: reader.flag("parallel_tool_calls")?,
