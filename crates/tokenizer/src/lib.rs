@@ -21,7 +21,10 @@ mod split;
 mod tokenizer;
 mod vocab;
 
-pub use chat::{ChatInput, ChatTemplate, Date, RenderedChat};
+pub use chat::{
+    ChatInput, ChatTemplate, CompiledTemplate, Date, MakeRenderer, RenderFailure, RenderJob, RenderedChat,
+    TemplateRenderer,
+};
 pub use detokenizer::{Detokenizer, DetokenizerState};
 pub use error::{Result, TokenizerError};
 pub use load::gguf::GgufVocab;

@@ -1,7 +1,7 @@
 //! The clock that templates see: always handed in, never read.
 
 /// A moment, as `strftime_now` prints it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Date {
     /// The year.
     pub year: i32,

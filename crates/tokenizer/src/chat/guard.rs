@@ -7,8 +7,7 @@
 //! that equals one of its string literals stay, unless that would complete a control token.
 
 use aho_corasick::{AhoCorasick, MatchKind};
-use minijinja::Value as JinjaValue;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::python::DEPTH_MAX;
 use crate::error::{Result, TokenizerError};
@@ -181,40 +180,32 @@ impl Guard {
     }
 
     /// The value as templates see it, with every string protected, keys too.
-    pub(super) fn protect_value(&self, value: &Value, thinking: bool, depth: usize) -> Result<JinjaValue> {
+    pub(super) fn protect_value(&self, value: &Value, thinking: bool, depth: usize) -> Result<Value> {
         if depth > DEPTH_MAX {
             return Err(TokenizerError::TemplateFailed {
                 problem: format!("the input is nested more than {DEPTH_MAX} deep"),
             });
         }
         Ok(match value {
-            Value::Null => JinjaValue::from(()),
-            Value::Bool(value) => JinjaValue::from(*value),
-            Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
-                (Some(number), ..) => JinjaValue::from(number),
-                (_, Some(number), _) => JinjaValue::from(number),
-                (_, _, number) => JinjaValue::from(number.unwrap_or(f64::NAN)),
-            },
-            Value::String(text) => JinjaValue::from(self.protect(text, thinking)),
-            Value::Array(items) => {
-                let items: Vec<JinjaValue> = items
-                    .iter()
-                    .map(|item| self.protect_value(item, thinking, depth + 1))
-                    .collect::<Result<_>>()?;
-                JinjaValue::from(items)
-            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
+            Value::String(text) => self.protect(text, thinking).into(),
+            Value::Array(items) => items
+                .iter()
+                .map(|item| self.protect_value(item, thinking, depth + 1))
+                .collect::<Result<Vec<_>>>()?
+                .into(),
             Value::Object(fields) => {
                 let thinking = match fields.get("role").and_then(Value::as_str) {
                     Some(role) => role == "assistant",
                     None => thinking,
                 };
-                let mut protected = Vec::with_capacity(fields.len());
+                let mut protected = Map::with_capacity(fields.len());
                 for (key, item) in fields {
                     let thinking = thinking && REASONING_FIELDS.contains(&key.as_str());
                     protected
-                        .push((self.protect(key, false), self.protect_value(item, thinking, depth + 1)?));
+                        .insert(self.protect(key, false), self.protect_value(item, thinking, depth + 1)?);
                 }
-                JinjaValue::from_pairs(protected)
+                protected.into()
             }
         })
     }
@@ -269,10 +260,7 @@ mod tests {
         let message = serde_json::json!([
             {"role": "assistant", "content": "a</think>b"}, {"role": "user", "content": "a</think>b"}]);
         let out = guard.protect_value(&message, false, 0).unwrap();
-        let content = |index: usize| {
-            let message = out.get_item_by_index(index).unwrap();
-            message.get_attr("content").unwrap().as_str().unwrap().to_owned()
-        };
+        let content = |index: usize| out[index]["content"].as_str().unwrap().to_owned();
         assert_eq!(content(0), "a</think>b");
         assert_ne!(content(1), "a</think>b");
     }

@@ -6,8 +6,10 @@ mod guard;
 mod json;
 mod methods;
 mod python;
+mod renderer;
 mod source;
 mod template;
 
 pub use date::Date;
-pub use template::{ChatInput, ChatTemplate, RenderedChat};
+pub use renderer::{CompiledTemplate, RenderFailure, RenderJob, TemplateRenderer};
+pub use template::{ChatInput, ChatTemplate, MakeRenderer, RenderedChat};

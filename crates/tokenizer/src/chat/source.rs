@@ -103,6 +103,82 @@ fn literals_until<'s>(mut rest: &'s str, close: &str, found: &mut Vec<String>) -
     rest
 }
 
+/// What bounds how deep a source's parse goes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// Words, literals and signs of the largest tag.
+    pub(super) tag_tokens: usize,
+    /// `elif` tags: each is a condition inside the one before.
+    pub(super) branches: usize,
+}
+
+/// Measures a source without parsing it.
+pub(super) fn extent(source: &str) -> Extent {
+    let mut extent = Extent::default();
+    let mut rest = source;
+    while let Some(at) = rest.find('{') {
+        rest = rest.get(at + 1..).unwrap_or_default();
+        let close = match rest.chars().next() {
+            Some('{') => "}}",
+            Some('%') => "%}",
+            Some('#') => {
+                let end = rest.find("#}").map_or(rest.len(), |end| end + 2);
+                rest = rest.get(end..).unwrap_or_default();
+                continue;
+            }
+            _ => continue,
+        };
+        let (tokens, first, after) = tag(rest.get(1..).unwrap_or_default(), close);
+        extent.tag_tokens = extent.tag_tokens.max(tokens);
+        extent.branches += usize::from(first == "elif");
+        rest = if first == "raw" { after_raw(after) } else { after };
+    }
+    extent
+}
+
+/// What comes behind a raw block, in which nothing is a tag.
+fn after_raw(source: &str) -> &str {
+    let mut rest = source;
+    while let Some(at) = rest.find("{%") {
+        rest = rest.get(at + 2..).unwrap_or_default();
+        if rest.trim_start_matches(['-', '+']).trim_start().starts_with("endraw") {
+            return rest;
+        }
+    }
+    ""
+}
+
+/// Counts the tokens of a tag up to `close`, and gives its first word and what comes behind it. As for the compiler,
+/// a tag does not end while a bracket is open.
+fn tag<'s>(inside: &'s str, close: &str) -> (usize, &'s str, &'s str) {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let (mut tokens, mut open, mut first, mut rest) = (0, 0_isize, "", inside);
+    while let Some(c) = rest.chars().next() {
+        if open == 0 && rest.starts_with(close) {
+            return (tokens, first, rest.get(close.len()..).unwrap_or_default());
+        }
+        let mut len = c.len_utf8();
+        open += isize::from(matches!(c, '(' | '[' | '{')) - isize::from(matches!(c, ')' | ']' | '}'));
+        if is_word(c) {
+            len = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+            if first.is_empty() {
+                first = rest.get(..len).unwrap_or_default();
+            }
+        } else if c == '"' || c == '\'' {
+            let mut escaped = false;
+            let end = rest.char_indices().skip(1).find(|&(_, inner)| {
+                let ends = inner == c && !escaped;
+                escaped = inner == '\\' && !escaped;
+                ends
+            });
+            len = end.map_or(rest.len(), |(at, _)| at + 1);
+        }
+        tokens += usize::from(!c.is_whitespace());
+        rest = rest.get(len..).unwrap_or_default();
+    }
+    (tokens, first, rest)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +189,28 @@ mod tests {
             without_generation_blocks("a{%- generation %}b{% endgeneration -%} c{% if '%}' %}{%generation%}"),
             "a{%- if true %}b{% endif -%} c{% if '%}' %}{% if true %}"
         );
+    }
+
+    #[test]
+    fn the_largest_tag_is_found_whatever_stands_around_it() {
+        let deep = "not ".repeat(40) + "x";
+        for around in [
+            "{{ DEEP }}",
+            "{# {{ #}{{ DEEP }}",
+            "{{ '}}' ~ DEEP }}",
+            "{{ {'a': {}} ~ DEEP }}",
+            "{{ '\\'{#' ~ DEEP }}",
+            "{% raw %}{#{{ ({%- endraw %}{{ DEEP }}",
+            "don't {% if DEEP %}{% endif %}",
+            "{% set a = [(1), {'b': [DEEP %}",
+            "{%- for a in DEEP -%}",
+        ] {
+            let source = around.replace("DEEP", &deep);
+            let found = extent(&source).tag_tokens;
+            assert!((41..60).contains(&found), "{source}: {found}");
+        }
+        assert_eq!(extent("{% if a %}{% elif b %}{%- elif c %}{% endif %}").branches, 2);
+        assert_eq!(extent("no tags { here }"), Extent::default());
     }
 
     #[test]

@@ -1,14 +1,13 @@
 //! A chat template and what it renders.
 
-use std::{error::Error as _, io, sync::Arc};
+use std::sync::Arc;
 
-use minijinja::{Environment, ErrorKind, Value as JinjaValue, context};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     date::Date,
-    environment::{self, Raised},
     guard::{self, Guard},
+    renderer::{CompiledTemplate, RenderFailure, RenderJob, TemplateRenderer},
     source,
 };
 use crate::{
@@ -16,8 +15,6 @@ use crate::{
     tokenizer::{SpecialTokens, Tokenizer},
 };
 
-/// Bytes of a template's source.
-const SOURCE_BYTES_MAX: usize = 1 << 20;
 /// Steps that every rendering may take; one is an instruction or 64 bytes of text.
 const FUEL_FREE: u64 = 200_000;
 /// Further steps for each value of the input.
@@ -40,7 +37,6 @@ const RESERVED: &[&str] = &[
     "range",
     "dict",
 ];
-const NAME: &str = "chat_template";
 
 /// A conversation to be rendered, in the form that Hugging Face's `apply_chat_template` takes.
 #[derive(Debug, Clone, Default)]
@@ -59,7 +55,7 @@ pub struct ChatInput {
 
 /// A compiled chat template.
 pub struct ChatTemplate {
-    env: Environment<'static>,
+    renderer: Arc<dyn TemplateRenderer>,
     source: String,
     literals: Vec<String>,
     variables: Vec<(&'static str, String)>,
@@ -74,30 +70,25 @@ impl ChatTemplate {
     /// If it is no valid template.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self> {
         let control = [bos, eos].iter().filter(|t| !t.is_empty()).map(|t| (*t).to_owned()).collect();
-        Self::compile(source, vec![("bos_token", bos.to_owned()), ("eos_token", eos.to_owned())], control)
+        let variables = vec![("bos_token", bos.to_owned()), ("eos_token", eos.to_owned())];
+        Self::compile(source, variables, control, &in_process)
     }
 
-    fn compile(original: &str, variables: Vec<(&'static str, String)>, control: Vec<String>) -> Result<Self> {
-        if original.len() > SOURCE_BYTES_MAX {
-            return Err(TokenizerError::TooLarge {
-                part: "a chat template (bytes)".into(),
-                found: original.len() as u64,
-                limit: SOURCE_BYTES_MAX as u64,
-            });
-        }
+    fn compile(
+        original: &str,
+        variables: Vec<(&'static str, String)>,
+        control: Vec<String>,
+        renderer: &MakeRenderer<'_>,
+    ) -> Result<Self> {
         if original.chars().any(guard::is_reserved) {
             return Err(TokenizerError::TemplateSyntax {
                 problem: "it holds characters from U+10F000 to U+10F7FF, which stand for others here".into(),
             });
         }
-        let mut env = environment::environment()
-            .map_err(|error| TokenizerError::TemplateSyntax { problem: describe(&error) })?;
-        let plain = source::with_plain_line_ends(original);
-        env.add_template_owned(NAME, source::without_generation_blocks(&plain))
-            .map_err(|error| TokenizerError::TemplateSyntax { problem: describe(&error) })?;
-        let literals = source::string_literals(&plain);
+        let renderer = renderer(original)?;
+        let literals = source::string_literals(&source::with_plain_line_ends(original));
         let guard = Arc::new(Guard::new(control, &literals)?);
-        Ok(Self { env, source: original.to_owned(), literals, variables, guard })
+        Ok(Self { renderer, source: original.to_owned(), literals, variables, guard })
     }
 
     /// The same template for a model with these control tokens besides.
@@ -130,67 +121,54 @@ impl ChatTemplate {
     /// If the template refuses it by `raise_exception`, fails, or does more work than a conversation of this size
     /// can need.
     pub fn render(&self, input: &ChatInput) -> Result<RenderedChat> {
+        self.render_unless(input, &|| false)
+    }
+
+    /// As [`render`](Self::render), given up when `cancelled` says so, if the renderer can.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render).
+    pub fn render_unless(&self, input: &ChatInput, cancelled: &dyn Fn() -> bool) -> Result<RenderedChat> {
         let mut size = Size::default();
-        let protect = |value: &Value| self.guard.protect_value(value, false, 0);
-        size.add(&input.messages);
-        let messages = protect(&input.messages)?;
-        let tools = match &input.tools {
-            Some(tools) => {
-                size.add(tools);
-                protect(tools)?
-            }
-            None => JinjaValue::from(()),
+        let mut protect = |value: &Value| {
+            size.add(value);
+            self.guard.protect_value(value, false, 0)
         };
-        let mut further = Vec::with_capacity(input.kwargs.len());
+        let mut variables = Map::new();
         for (name, value) in &input.kwargs {
             if RESERVED.contains(&name.as_str()) {
                 return Err(TokenizerError::TemplateFailed {
                     problem: format!("{name:?} can't be set as a template variable"),
                 });
             }
-            size.add(value);
-            further.push((name.clone(), protect(value)?));
+            variables.insert(name.clone(), protect(value)?);
         }
-        let given = |name: &str| further.iter().any(|(known, _)| known == name);
-        if !given("documents") {
-            further.push(("documents".to_owned(), JinjaValue::from(())));
-        }
+        variables.insert("messages".to_owned(), protect(&input.messages)?);
+        variables.insert("tools".to_owned(), input.tools.as_ref().map_or(Ok(Value::Null), protect)?);
+        variables.insert("add_generation_prompt".to_owned(), input.add_generation_prompt.into());
+        variables.entry("documents").or_insert(Value::Null);
         for (name, text) in &self.variables {
-            further.push(((*name).to_owned(), JinjaValue::from(text.as_str())));
+            variables.insert((*name).to_owned(), text.as_str().into());
         }
-        if let Some(date) = input.date {
-            let print = move |format: &str| {
-                date.format(format).ok_or_else(|| {
-                    minijinja::Error::new(ErrorKind::InvalidOperation, "strftime_now knows no such format")
-                })
-            };
-            further.push(("strftime_now".to_owned(), JinjaValue::from_function(print)));
-        }
-        let variables = context! {
-            messages, tools, add_generation_prompt => input.add_generation_prompt,
-            ..JinjaValue::from_pairs(further)
-        };
-        let mut env = self.env.clone();
-        env.set_fuel(Some(FUEL_FREE + size.values.saturating_mul(FUEL_PER_VALUE).saturating_add(size.bytes)));
-        let mut out = Limited {
-            bytes: Vec::new(),
-            limit: (size.bytes as usize)
+        let job = RenderJob {
+            variables,
+            date: input.date,
+            fuel: FUEL_FREE + size.values.saturating_mul(FUEL_PER_VALUE).saturating_add(size.bytes),
+            output_bytes_max: (size.bytes as usize)
                 .saturating_mul(OUTPUT_PER_INPUT_BYTE)
                 .saturating_add(OUTPUT_BYTES_FREE),
-            passed: false,
         };
-        let rendered =
-            env.get_template(NAME).and_then(|t| t.render_captured_to(variables, &mut out).map(|_| ()));
-        if out.passed {
-            return Err(TokenizerError::TemplateLimit {
-                problem: format!("writes more than {} bytes for this conversation", out.limit),
-            });
-        }
-        rendered.map_err(|error| failure(&error))?;
-        let guarded = String::from_utf8(out.bytes)
-            .map_err(|error| TokenizerError::TemplateFailed { problem: error.to_string() })?;
+        let guarded = self.renderer.render(&job, cancelled)?;
         Ok(RenderedChat { text: self.guard.restore(&guarded), guarded, guard: Arc::clone(&self.guard) })
     }
+}
+
+/// Makes what carries out the renderings of a source; refuses a source that is no template.
+pub type MakeRenderer<'a> =
+    dyn Fn(&str) -> std::result::Result<Arc<dyn TemplateRenderer>, RenderFailure> + 'a;
+
+fn in_process(source: &str) -> std::result::Result<Arc<dyn TemplateRenderer>, RenderFailure> {
+    Ok(Arc::new(CompiledTemplate::new(source)?))
 }
 
 /// How large an input is.
@@ -216,61 +194,6 @@ impl Size {
                 _ => {}
             }
         }
-    }
-}
-
-/// A buffer that refuses to grow beyond its limit.
-struct Limited {
-    bytes: Vec<u8>,
-    limit: usize,
-    passed: bool,
-}
-
-impl io::Write for Limited {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.bytes.len() + bytes.len() > self.limit {
-            self.passed = true;
-            return Err(io::Error::other("the output is too long"));
-        }
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The error with its place and causes, in one line.
-fn describe(error: &minijinja::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    text
-}
-
-fn failure(error: &minijinja::Error) -> TokenizerError {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    let mut out_of_fuel = false;
-    while let Some(inner) = cause {
-        if let Some(Raised(message)) = inner.downcast_ref::<Raised>() {
-            return TokenizerError::TemplateRaised { message: message.clone() };
-        }
-        if let Some(inner) = inner.downcast_ref::<minijinja::Error>() {
-            out_of_fuel |= inner.kind() == ErrorKind::OutOfFuel;
-        }
-        cause = inner.source();
-    }
-    if out_of_fuel {
-        TokenizerError::TemplateLimit { problem: "does more work than this conversation can need".into() }
-    } else {
-        TokenizerError::TemplateFailed { problem: describe(error) }
     }
 }
 
@@ -301,6 +224,18 @@ impl Tokenizer {
     /// # Errors
     /// If it is no valid template, or if there is none.
     pub fn chat_template(&self, source: Option<&str>) -> Result<ChatTemplate> {
+        self.chat_template_by(source, &in_process)
+    }
+
+    /// As [`chat_template`](Self::chat_template), rendered by what `renderer` makes of the source.
+    ///
+    /// # Errors
+    /// As [`chat_template`](Self::chat_template).
+    pub fn chat_template_by(
+        &self,
+        source: Option<&str>,
+        renderer: &MakeRenderer<'_>,
+    ) -> Result<ChatTemplate> {
         let Some(source) = source.or(self.chat_template_source()) else {
             return Err(TokenizerError::TemplateSyntax {
                 problem: "the model's files have no chat template".into(),
@@ -312,7 +247,7 @@ impl Tokenizer {
         variables.extend(text(self.unk_id()).map(|t| ("unk_token", t)));
         variables.extend(text(self.pad_id()).map(|t| ("pad_token", t)));
         let control: Vec<String> = self.control_texts().map(str::to_owned).collect();
-        ChatTemplate::compile(source, variables, Vec::new())?.guarding(control)
+        ChatTemplate::compile(source, variables, Vec::new(), renderer)?.guarding(control)
     }
 
     /// The tokens of a rendered conversation: the template's control tokens become tokens, what came from outside never

@@ -262,3 +262,49 @@ proptest! {
         examine::tokenizer_json(&bytes);
     }
 }
+
+/// Sources that made compilers of templates run out of stack: each is refused in words.
+#[test]
+fn a_source_nested_without_end_is_refused() {
+    const BYTES: usize = 200_000;
+    let chain =
+        |open: &str, link: &str, close: &str| open.to_owned() + &link.repeat(BYTES / link.len()) + close;
+    let sources = [
+        chain("{{ ", "not ", "1 }}"),
+        chain("{{ ", "-", "1 }}"),
+        chain("{{ 1", " and 1", " }}"),
+        chain("{{ 1", " or 1", " }}"),
+        chain("{{ a", ".b", " }}"),
+        chain("{{ a", "()", " }}"),
+        chain("{{ a", "[0]", " }}"),
+        chain("{{ a", "|upper", " }}"),
+        chain("{{ a", " ~ a", " }}"),
+        chain("{{ 1", " + 1", " }}"),
+        chain("{{ 1", " ** 1", " }}"),
+        chain("{{ 1", " < 1", " }}"),
+        chain("{{ 1", " is odd", " }}"),
+        chain("{{ 1", " if 1 else 1", " }}"),
+        chain("{{ ", "(", " }}"),
+        chain("{{ ", "[", " }}"),
+        chain("{{ ", "{'a':", " }}"),
+        chain("{% set a = ", "not ", "1 %}"),
+        chain("{% if 1 %}", "{% elif 1 %}", "{% endif %}"),
+        chain("", "{% if 1 %}", ""),
+        chain("", "{% for a in b %}", ""),
+        chain("{% raw %}{#{% endraw %}{{ ", "not ", "1 }}"),
+    ];
+    for source in sources {
+        let refused = ChatTemplate::new(&source, "", "");
+        let Err(TokenizerError::TemplateSyntax { problem }) = refused else {
+            panic!("{}: {:?}", &source[..40], refused.is_ok())
+        };
+        assert!(problem.len() < 300, "{problem}");
+    }
+    // The largest that is accepted compiles without passing the stack.
+    for (open, link, close) in [("{{ ", "not ", "1 }}"), ("{{ 1", " ~ 1", " }}"), ("{{ a", ".b", " }}")] {
+        let source = open.to_owned() + &link.repeat(990) + close;
+        assert!(ChatTemplate::new(&source, "", "").is_ok(), "{open}");
+    }
+    let branches = "{% if 0 %}".to_owned() + &"{% elif 0 %}".repeat(500) + "{% endif %}";
+    assert!(ChatTemplate::new(&branches, "", "").is_ok());
+}
