@@ -1,5 +1,7 @@
 //! One error type for every provider, sorted by what the caller can do about it.
 
+use std::borrow::Cow;
+
 /// What the caller can do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorClass {
@@ -26,16 +28,16 @@ pub enum ProviderError {
     /// A field has a value that can't be used.
     #[error("{param}: {message}")]
     Invalid {
-        /// The field, as the neutral request names it.
-        param: &'static str,
+        /// Path of the field, as the caller wrote it: `messages[2].content`.
+        param: Cow<'static, str>,
         /// What is wrong and what to do.
         message: String,
     },
     /// A field asks for something that this model or provider can't do.
     #[error("{param} is not supported here: {message}")]
     Unsupported {
-        /// The field.
-        param: &'static str,
+        /// Path of the field.
+        param: Cow<'static, str>,
         /// Why, and what to do.
         message: String,
     },
@@ -86,6 +88,16 @@ pub enum ProviderError {
 }
 
 impl ProviderError {
+    /// A field has a value that can't be used.
+    pub fn invalid(param: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self::Invalid { param: param.into(), message: message.into() }
+    }
+
+    /// A field asks for something that this model or provider can't do.
+    pub fn unsupported(param: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self::Unsupported { param: param.into(), message: message.into() }
+    }
+
     /// What the caller can do about it.
     #[must_use]
     pub fn class(&self) -> ErrorClass {
@@ -110,7 +122,7 @@ impl ProviderError {
             Self::ModelNotFound { .. } => "model_not_found",
             Self::ContextLength { .. } => "context_length_exceeded",
             Self::OutOfMemory { .. } => "insufficient_memory",
-            Self::Overloaded => "overloaded",
+            Self::Overloaded => "rate_limit_exceeded",
             Self::ShuttingDown => "shutting_down",
             Self::Auth(_) => "invalid_api_key",
             Self::Transient(_) => "upstream_error",
@@ -120,7 +132,7 @@ impl ProviderError {
 
     /// The field that is at fault, if one is.
     #[must_use]
-    pub fn param(&self) -> Option<&'static str> {
+    pub fn param(&self) -> Option<&str> {
         match self {
             Self::Invalid { param, .. } | Self::Unsupported { param, .. } => Some(param),
             Self::ModelNotFound { .. } => Some("model"),

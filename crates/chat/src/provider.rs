@@ -161,6 +161,9 @@ pub struct ExpertLoad {
 
 fn unsupported<'a, T: Send + 'a>(what: &'static str) -> BoxFuture<'a, Result<T, ProviderError>> {
     Box::pin(async move {
-        Err(ProviderError::Unsupported { param: what, message: "this provider does not offer it".into() })
+        Err(ProviderError::Unsupported {
+            param: what.into(),
+            message: "this provider does not offer it".into(),
+        })
     })
 }

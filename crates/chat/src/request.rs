@@ -140,7 +140,7 @@ pub struct ChatRequest {
 /// A prompt as text or as token ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CompletionPrompt {
-    /// Text, in which special tokens are plain text.
+    /// Text.
     Text(String),
     /// Token ids, used as they are: nothing is added.
     Tokens(Vec<u32>),
@@ -153,6 +153,11 @@ pub struct CompletionRequest {
     pub model: String,
     /// What to continue.
     pub prompt: CompletionPrompt,
+    /// The names of control tokens in a text become these tokens: a raw prompt is all the caller's own. When false
+    /// they are text like any other.
+    pub parse_special: bool,
+    /// Put around a text what the model wants around it, usually a first token.
+    pub add_special_tokens: bool,
     /// Upper bound of generated tokens; 0 with `echo` only scores the prompt.
     pub max_tokens: Option<u32>,
     /// How tokens are chosen.

@@ -131,10 +131,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting {
         key: "serve.origins",
         env: "LEVAIN_ORIGINS",
-        help: "web origins whose pages may call, separated by commas",
+        help: "web origins whose pages may call, separated by commas; * for all, null for pages from files",
         default: "none",
         secret: false,
         check: |_| Ok(()),
+    },
+    Setting {
+        key: "serve.parse_special",
+        env: "LEVAIN_PARSE_SPECIAL",
+        help: "take the names of control tokens in raw prompts (/v1/completions) for the tokens",
+        default: "true",
+        secret: false,
+        check: |text| flag(text).map(drop),
     },
 ];
 
@@ -305,6 +313,15 @@ pub(crate) fn number(text: &str) -> Result<usize, String> {
         .ok()
         .filter(|&n| n > 0)
         .ok_or_else(|| format!("{text:?} is not a whole number above 0"))
+}
+
+/// Yes or no.
+pub(crate) fn flag(text: &str) -> Result<bool, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(format!("{text:?} is neither true nor false")),
+    }
 }
 
 /// A type of the KV cache.

@@ -40,24 +40,35 @@ pub(crate) fn prepare(model: &LocalModel, request: &CompletionRequest) -> Result
     limits::check_stops(&request.stop)?;
     limits::check_logprobs(request.logprobs)?;
     Ok(Prepared {
-        tokens: prompt_tokens(model, &request.prompt)?,
+        tokens: prompt_tokens(model, request)?,
         sampling: model.sampling.resolve(&request.sampling)?,
         grammar: Source::of_format(&request.response_format)?,
     })
 }
 
-/// The tokens of a prompt: text with what the model wants around it, ids as they are.
-pub(crate) fn prompt_tokens(
-    model: &LocalModel,
-    prompt: &CompletionPrompt,
-) -> Result<Vec<u32>, ProviderError> {
-    match prompt {
-        CompletionPrompt::Text(text) => model
-            .tokenizer
-            .encode_with_special_tokens(text, SpecialTokens::AsText)
-            .map_err(|error| from_tokenizer("prompt", &error)),
-        CompletionPrompt::Tokens(tokens) => Ok(tokens.clone()),
+/// The tokens of a prompt: a text is read as the request says, ids are taken as they are.
+fn prompt_tokens(model: &LocalModel, request: &CompletionRequest) -> Result<Vec<u32>, ProviderError> {
+    let text = match &request.prompt {
+        CompletionPrompt::Text(text) => text,
+        CompletionPrompt::Tokens(tokens) => return Ok(tokens.clone()),
+    };
+    let tokenizer = &model.tokenizer;
+    let special = if request.parse_special { SpecialTokens::Parse } else { SpecialTokens::AsText };
+    let mut tokens = if request.add_special_tokens {
+        tokenizer.encode_with_special_tokens(text, special)
+    } else {
+        tokenizer.encode(text, special)
     }
+    .map_err(|error| from_tokenizer("prompt", &error))?;
+    // A prompt in the model's own format often begins with the first token itself; twice it only confuses the model.
+    if request.add_special_tokens
+        && tokenizer.adds_bos()
+        && let Some(bos) = tokenizer.bos_id()
+        && tokens.starts_with(&[bos, bos])
+    {
+        tokens.remove(0);
+    }
+    Ok(tokens)
 }
 
 /// Compiles what is to be compiled and hands the request to the engine.

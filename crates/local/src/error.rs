@@ -96,11 +96,9 @@ pub(crate) fn from_engine(error: &EngineError) -> ProviderError {
             free_bytes: *free,
             hint: "choose a smaller model, a stronger quantisation or a shorter context".to_owned(),
         },
-        EngineError::Parameter { name, .. } => {
-            ProviderError::Invalid { param: name, message: error.to_string() }
-        }
+        EngineError::Parameter { name, .. } => ProviderError::invalid(*name, error.to_string()),
         EngineError::EmptyPrompt | EngineError::TokenOutOfRange { .. } => {
-            ProviderError::Invalid { param: "prompt", message: error.to_string() }
+            ProviderError::invalid("prompt", error.to_string())
         }
         _ => ProviderError::Internal(error.to_string()),
     }
@@ -109,7 +107,7 @@ pub(crate) fn from_engine(error: &EngineError) -> ProviderError {
 /// A tokenizer's refusal of a caller's text.
 pub(crate) fn from_tokenizer(param: &'static str, error: &TokenizerError) -> ProviderError {
     if error.is_input() {
-        ProviderError::Invalid { param, message: error.to_string() }
+        ProviderError::invalid(param, error.to_string())
     } else {
         ProviderError::Internal(error.to_string())
     }

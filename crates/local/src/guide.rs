@@ -2,6 +2,7 @@
 //! and kept for the next request.
 
 use std::{
+    borrow::Cow,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
@@ -273,8 +274,8 @@ pub(crate) fn readable(error: &impl std::fmt::Display) -> String {
     text.chars().take(400).collect()
 }
 
-pub(crate) fn invalid(param: &'static str, message: String) -> ProviderError {
-    ProviderError::Invalid { param, message }
+pub(crate) fn invalid(param: impl Into<Cow<'static, str>>, message: String) -> ProviderError {
+    ProviderError::invalid(param, message)
 }
 
 /// Compiled grammars, the least recently used first.

@@ -149,7 +149,7 @@ fn refuse_misplaced(message: &Message) -> Result<(), ProviderError> {
 
 fn no_images() -> ProviderError {
     ProviderError::Unsupported {
-        param: "messages",
+        param: "messages".into(),
         message: "this model reads text only; leave the images out, or ask a model that sees".to_owned(),
     }
 }

@@ -4,8 +4,8 @@ use std::{num::NonZero, ops::ControlFlow, sync::Arc};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use levain_chat::{
-    BoxFuture, ChatRequest, ChatStream, CompletionRequest, CompletionStream, Embedding, EmbeddingRequest,
-    ModelInfo, Provider, ProviderError, ProviderLoad, RenderedPrompt,
+    BoxFuture, ChatRequest, ChatStream, CompletionRequest, CompletionStream, Embedding, EmbeddingInput,
+    EmbeddingRequest, ModelInfo, Provider, ProviderError, ProviderLoad, RenderedPrompt,
 };
 use levain_engine::{Event, FinishReason, Pooling, Request, RequestKind};
 use levain_tokenizer::SpecialTokens;
@@ -150,10 +150,8 @@ impl Provider for LocalProvider {
             let tenant = limits::tenant(request.tenant.as_deref());
             let prompts = {
                 let model = Arc::clone(&model);
-                self.work(move || {
-                    request.inputs.iter().map(|input| complete::prompt_tokens(&model, input)).collect()
-                })
-                .await?
+                self.work(move || request.inputs.iter().map(|input| input_tokens(&model, input)).collect())
+                    .await?
             };
             let prompts: Vec<Vec<u32>> = prompts;
             stream::iter(prompts.into_iter().map(|prompt| embed_one(&model, prompt, pooling, tenant)))
@@ -180,7 +178,7 @@ impl Provider for LocalProvider {
                 } else {
                     model.tokenizer.encode(&text, special)
                 };
-                tokens.map_err(|error| from_tokenizer("text", &error))
+                tokens.map_err(|error| from_tokenizer("content", &error))
             })
             .await
         })
@@ -226,6 +224,17 @@ impl Provider for LocalProvider {
             }
         }
         load
+    }
+}
+
+/// What is embedded is content: the names of control tokens in it are text.
+fn input_tokens(model: &LocalModel, input: &EmbeddingInput) -> Result<Vec<u32>, ProviderError> {
+    match input {
+        EmbeddingInput::Text(text) => model
+            .tokenizer
+            .encode_with_special_tokens(text, SpecialTokens::AsText)
+            .map_err(|error| from_tokenizer("input", &error)),
+        EmbeddingInput::Tokens(tokens) => Ok(tokens.clone()),
     }
 }
 

@@ -51,7 +51,11 @@ impl SamplingDefaults {
         Ok(SamplingParams {
             temperature: wish.temperature.unwrap_or(temperature),
             top_k: wish.top_k.or(makers.top_k).unwrap_or(0),
-            top_p: wish.top_p.unwrap_or(top_p),
+            // At 0 the smallest of all sets is meant: the likeliest token alone.
+            top_p: match wish.top_p.unwrap_or(top_p) {
+                0.0 => f32::MIN_POSITIVE,
+                top_p => top_p,
+            },
             min_p: wish.min_p.or(makers.min_p).unwrap_or(0.0),
             repetition_penalty: wish.repetition_penalty.or(makers.repetition_penalty).unwrap_or(1.0),
             frequency_penalty: wish.frequency_penalty.unwrap_or(0.0),

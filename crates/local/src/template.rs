@@ -154,7 +154,7 @@ impl Template {
         if let Some(word) = word {
             if self.tags.is_none() && !speaks_of_effort {
                 return Err(ProviderError::Unsupported {
-                    param: "reasoning_effort",
+                    param: "reasoning_effort".into(),
                     message: "this model does not think before it answers; leave the field out".to_owned(),
                 });
             }
@@ -179,7 +179,7 @@ impl Compiled {
         let param = if offered { "tools" } else { "messages" };
         if offered || spoken_of {
             return Err(ProviderError::Unsupported {
-                param,
+                param: param.into(),
                 message: "this model's chat template has no tools, or writes calls in a form that is not known here; \
                           choose a model that was made for tools"
                     .to_owned(),

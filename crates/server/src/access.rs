@@ -4,12 +4,13 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use axum::http::HeaderMap;
-use axum::http::header::{AUTHORIZATION, HOST, HeaderName, ORIGIN};
+use axum::http::header::{AUTHORIZATION, HOST, HeaderName};
 use axum::http::uri::{Authority, Uri};
 use levain_wire::openai::ApiError;
 use sha2::{Digest, Sha256};
 
 use crate::config::ServerConfig;
+use crate::cors::{Origins, Page};
 use crate::error::ServerError;
 
 const KEY_CHARS_MIN: usize = 8;
@@ -71,7 +72,7 @@ pub(crate) struct Access {
     keys: Vec<ApiKey>,
     /// Lower case, without ports; `None` takes any.
     hosts: Option<Vec<String>>,
-    origins: Vec<String>,
+    origins: Origins,
 }
 
 impl Access {
@@ -90,15 +91,8 @@ impl Access {
             let named = config.allowed_hosts.iter().map(|host| host.to_ascii_lowercase());
             fixed.into_iter().chain(named).collect()
         });
-        for origin in &config.allowed_origins {
-            let well_formed = origin.parse::<Uri>().is_ok_and(|uri| {
-                uri.scheme().is_some() && uri.authority().is_some() && !origin.ends_with('/')
-            });
-            if !well_formed {
-                return Err(ServerError::BadOrigin { origin: origin.clone() });
-            }
-        }
-        Ok(Self { keys: config.api_keys.clone(), hosts, origins: config.allowed_origins.clone() })
+        let origins = Origins::new(&config.allowed_origins)?;
+        Ok(Self { keys: config.api_keys.clone(), hosts, origins })
     }
 
     /// The one place where a credential becomes a principal, whichever header carries it.
@@ -163,24 +157,14 @@ impl Access {
         ))
     }
 
-    /// `Ok(Some(origin))`: a page of this origin may read the answer. `Ok(None)`: no other page is involved.
-    pub(crate) fn check_origin<'h>(&self, headers: &'h HeaderMap) -> Result<Option<&'h str>, ApiError> {
-        let Some(origin) = headers.get(ORIGIN) else { return Ok(None) };
-        let origin = origin.to_str().unwrap_or_default();
-        if self.origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
-            return Ok(Some(origin));
-        }
-        // The server's own pages.
-        let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let own = ["http://", "https://"].iter().filter_map(|scheme| origin.strip_prefix(scheme));
-        if !host.is_empty() && own.into_iter().any(|rest| rest.eq_ignore_ascii_case(host)) {
-            return Ok(None);
-        }
-        Err(ApiError::with_status(
-            403,
-            "origin_not_allowed",
-            "pages of this origin may not call here: add it to the allowed origins",
-        ))
+    /// The page that the request comes from.
+    pub(crate) fn page(&self, headers: &HeaderMap) -> Page {
+        self.origins.page(headers)
+    }
+
+    /// Whether pages of all origins may call.
+    pub(crate) fn any_origin(&self) -> bool {
+        self.origins.any()
     }
 }
 

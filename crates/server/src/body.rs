@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
-use axum::http::header::CONTENT_LENGTH;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, Request};
 use levain_wire::openai::ApiError;
 use tokio::sync::OwnedSemaphorePermit;
@@ -27,6 +27,7 @@ pub(crate) async fn read(shared: &Shared, request: Request<Body>) -> Result<Byte
         let message = format!("the body has more than {} bytes, which is the most", limits.body_bytes_max);
         ApiError::with_status(413, "request_too_large", message)
     };
+    check_media_type(&parts.headers)?;
     let announced = announced(&parts.headers);
     if announced.is_some_and(|bytes| bytes > limits.body_bytes_max as u64) {
         return Err(too_large());
@@ -72,6 +73,19 @@ pub(crate) async fn read(shared: &Shared, request: Request<Body>) -> Result<Byte
         }
         bytes.extend_from_slice(&data);
     }
+}
+
+/// JSON is taken under any name, but not what can't be JSON.
+fn check_media_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let refused = |message: &str| Err(ApiError::with_status(415, "unsupported_media_type", message));
+    let given = |name| headers.get_all(name).iter().map(|value| value.as_bytes().to_ascii_lowercase());
+    if given(CONTENT_ENCODING).any(|coding| coding != b"identity") {
+        return refused("compressed bodies are not read: send the body without a content-encoding");
+    }
+    if given(CONTENT_TYPE).any(|kind| kind.starts_with(b"multipart/")) {
+        return refused("the body must be JSON: send it with content-type: application/json");
+    }
+    Ok(())
 }
 
 fn announced(headers: &HeaderMap) -> Option<u64> {

@@ -17,8 +17,12 @@ pub struct ServerConfig {
     /// Names that the `Host` header may have besides the loopback ones. When empty, a server on loopback takes
     /// loopback names only, and a server on another address takes any.
     pub allowed_hosts: Vec<String>,
-    /// Web origins whose pages may call, for example `https://chat.example.org`.
+    /// Web origins whose pages may call, for example `https://chat.example.org`; `*` for all, `null` for pages
+    /// without one.
     pub allowed_origins: Vec<String>,
+    /// Take the names of control tokens in the text of raw prompts for the tokens, unless a request says otherwise.
+    /// When false no request may ask for it.
+    pub parse_special: bool,
     /// Bounds on what clients may cost.
     pub limits: Limits,
 }
@@ -31,6 +35,7 @@ impl Default for ServerConfig {
             insecure_no_auth: false,
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
+            parse_special: true,
             limits: Limits::default(),
         }
     }

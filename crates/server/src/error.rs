@@ -24,13 +24,16 @@ pub enum ServerError {
         /// The fewest characters.
         min: usize,
     },
-    /// A web origin is not of the form `scheme://host[:port]`.
+    /// A web origin is neither of the form `scheme://host[:port]` nor `*` nor `null`.
     #[error(
-        "{origin:?} is not a web origin: write it like https://chat.example.org, or http://localhost:3000"
+        "{origin:?} is not a web origin: {reason}; write it like https://chat.example.org or http://localhost:3000, \
+         or * for all origins, or null for pages opened from files"
     )]
     BadOrigin {
         /// As it was given.
         origin: String,
+        /// What is wrong with it.
+        reason: &'static str,
     },
     /// A limit makes no sense.
     #[error("the limit {name} must be from {min} to {max}")]

@@ -6,18 +6,16 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, CONNECTION, VARY,
-    X_CONTENT_TYPE_OPTIONS,
-};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::header::{CONNECTION, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use levain_wire::openai::ApiError;
 
 use crate::access::Principal;
+use crate::config::Limits;
+use crate::cors::{self, Page};
 use crate::metrics::Metrics;
 use crate::reply::Refusal;
 use crate::routes::{self, Route};
@@ -40,24 +38,17 @@ pub(crate) async fn guard(State(shared): State<Arc<Shared>>, mut request: Reques
         started: Instant::now(),
         id: &id,
     };
-    let origin = request.headers().get("origin").cloned();
-    let mut allowed_origin = None;
-    let mut response = match check(&shared, &request, route) {
+    let page = shared.access.page(request.headers());
+    let mut response = match check(&shared, &request, route, &page) {
         Err(error) => Refusal(error).into_response(),
-        Ok((checked, preflight)) => {
-            allowed_origin = checked.cross_origin.then_some(origin).flatten();
-            if preflight {
-                preflight_response()
-            } else {
-                let principal = checked.principal;
-                let call = Call { principal, id: id.clone(), started: record.started };
-                request.extensions_mut().insert(call);
-                match AssertUnwindSafe(next.run(request)).catch_unwind().await {
-                    Ok(response) => response,
-                    Err(_) => {
-                        shared.metrics.panicked();
-                        Refusal(bug()).into_response()
-                    }
+        Ok(Pass::Preflight) => cors::preflight(request.headers()),
+        Ok(Pass::Request(principal)) => {
+            request.extensions_mut().insert(Call { principal, id: id.clone(), started: record.started });
+            match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+                Ok(response) => response,
+                Err(_) => {
+                    shared.metrics.panicked();
+                    Refusal(bug()).into_response()
                 }
             }
         }
@@ -67,11 +58,7 @@ pub(crate) async fn guard(State(shared): State<Arc<Shared>>, mut request: Reques
         headers.insert(REQUEST_ID, value);
     }
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if let Some(origin) = allowed_origin {
-        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("x-request-id, retry-after"));
-        headers.append(VARY, HeaderValue::from_static("origin"));
-    }
+    cors::mark(headers, page);
     if shared.is_draining() {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -89,44 +76,59 @@ pub(crate) fn bug() -> ApiError {
     )
 }
 
-struct Checked {
-    principal: Principal,
-    cross_origin: bool,
+/// What a checked request is.
+enum Pass {
+    /// A browser's question before the real request.
+    Preflight,
+    /// The real request.
+    Request(Principal),
 }
 
-/// Host, origin, key and shutdown, in this order. The flag tells a browser's question before the real request.
+/// Size, host, origin, key and shutdown, in this order.
 fn check(
     shared: &Shared,
     request: &Request<Body>,
     route: Option<&Route>,
-) -> Result<(Checked, bool), ApiError> {
+    page: &Page,
+) -> Result<Pass, ApiError> {
     let headers = request.headers();
+    check_size(shared, request)?;
     shared.access.check_host(request.uri(), headers)?;
-    let cross_origin = shared.access.check_origin(headers)?.is_some();
-    if cross_origin
-        && request.method() == Method::OPTIONS
-        && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
-    {
-        return Ok((Checked { principal: Principal::default(), cross_origin }, true));
+    match page {
+        Page::Foreign => {
+            return Err(ApiError::with_status(
+                403,
+                "origin_not_allowed",
+                "pages of this origin may not call here: start the server with --allow-origin and the origin",
+            ));
+        }
+        Page::Allowed(_) if cors::is_preflight(request) => return Ok(Pass::Preflight),
+        Page::Allowed(_) | Page::Own => {}
     }
     let open = route.is_some_and(|route| route.open);
     let principal = if open { Principal::default() } else { shared.access.principal(headers)? };
     if shared.is_draining() && !open {
         return Err(crate::state::shutting_down());
     }
-    Ok((Checked { principal, cross_origin }, false))
+    Ok(Pass::Request(principal))
 }
 
-fn preflight_response() -> Response {
-    let mut response = StatusCode::NO_CONTENT.into_response();
-    for (name, value) in [
-        (ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
-        (ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, x-api-key, x-request-id"),
-        (ACCESS_CONTROL_MAX_AGE, "600"),
-    ] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+/// Connections take heads up to twice these bounds, so that what is a little too large is refused in words.
+fn check_size(shared: &Shared, request: &Request<Body>) -> Result<(), ApiError> {
+    let Limits { headers_max, header_bytes_max, .. } = shared.limits;
+    let headers = request.headers();
+    let line = request.uri().path().len() + request.uri().query().map_or(0, str::len);
+    // A colon, a blank and the end of the line.
+    let fields: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if headers.len() <= headers_max && line + fields <= header_bytes_max {
+        return Ok(());
     }
-    response
+    let message = format!(
+        "the request's head has {} header fields and {} bytes, and {headers_max} and {header_bytes_max} are the most",
+        headers.len(),
+        line + fields
+    );
+    Err(ApiError::with_status(431, "headers_too_large", message))
 }
 
 /// The caller's own id, if it is harmless in a log.

@@ -7,6 +7,7 @@
 mod access;
 mod body;
 mod config;
+mod cors;
 mod error;
 mod guard;
 mod handlers;

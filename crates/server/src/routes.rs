@@ -10,6 +10,10 @@ use crate::handlers::{chat, completions, embeddings, models, native, service};
 use crate::reply;
 use crate::state::Shared;
 
+type Tables = &'static [&'static [Field]];
+
+const CHAT: Tables = &[table::CHAT, table::PEERS];
+
 /// A route.
 #[derive(Clone, Copy)]
 #[non_exhaustive]
@@ -22,8 +26,8 @@ pub struct Route {
     pub open: bool,
     /// What it does.
     pub summary: &'static str,
-    /// The fields of its body and the names of the required ones.
-    pub body: Option<(&'static [Field], &'static [&'static str])>,
+    /// The tables of its body's fields and the names of the required ones.
+    pub body: Option<(Tables, &'static [&'static str])>,
     handler: fn() -> MethodRouter<Arc<Shared>>,
 }
 
@@ -38,7 +42,7 @@ const fn read(
 const fn call(
     path: &'static str,
     summary: &'static str,
-    body: (&'static [Field], &'static [&'static str]),
+    body: (Tables, &'static [&'static str]),
     handler: fn() -> MethodRouter<Arc<Shared>>,
 ) -> Route {
     Route { method: "POST", path, open: false, summary, body: Some(body), handler }
@@ -50,25 +54,20 @@ const fn open(route: Route) -> Route {
 
 /// All routes.
 pub const ROUTES: &[Route] = &[
-    call("/v1/chat/completions", "Answer a conversation", (table::CHAT, &["model", "messages"]), || {
-        post(chat::create)
-    }),
-    call("/v1/completions", "Continue a text", (table::COMPLETION, &["model", "prompt"]), || {
+    call("/v1/chat/completions", "Answer a conversation", (CHAT, &["messages"]), || post(chat::create)),
+    call("/v1/completions", "Continue a text", (&[table::COMPLETION, table::PEERS], &["prompt"]), || {
         post(completions::create)
     }),
-    call("/v1/embeddings", "Turn texts into vectors", (table::EMBEDDING, &["model", "input"]), || {
+    call("/v1/embeddings", "Turn texts into vectors", (&[table::EMBEDDING], &["input"]), || {
         post(embeddings::create)
     }),
     read("/v1/models", "List the models", || get(models::list)),
     read("/v1/models/{*id}", "Describe a model", || get(models::one)),
-    call("/tokenize", "Text to tokens", (table::TOKENIZE, &["content"]), || post(native::tokenize)),
-    call("/detokenize", "Tokens to text", (table::DETOKENIZE, &["tokens"]), || post(native::detokenize)),
-    call(
-        "/apply-template",
-        "Render the chat template without generating",
-        (table::CHAT, &["model", "messages"]),
-        || post(native::apply_template),
-    ),
+    call("/tokenize", "Text to tokens", (&[table::TOKENIZE], &["content"]), || post(native::tokenize)),
+    call("/detokenize", "Tokens to text", (&[table::DETOKENIZE], &["tokens"]), || post(native::detokenize)),
+    call("/apply-template", "Render the chat template without generating", (CHAT, &["messages"]), || {
+        post(native::apply_template)
+    }),
     open(read("/health", "Tell that the process lives", || get(service::health))),
     open(read("/ready", "Tell whether a model is loaded and requests are taken", || get(service::ready))),
     read("/metrics", "Counters and histograms for Prometheus", || get(service::metrics)),

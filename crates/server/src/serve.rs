@@ -11,6 +11,7 @@ use axum::middleware::from_fn_with_state;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use levain_chat::Provider;
+use levain_wire::openai::ApiError;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -30,8 +31,6 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// No limit makes sense above this; it keeps arithmetic and the runtime's own counters far from their ends.
 const LIMIT_MAX: usize = 1 << 31;
-const TURNED_AWAY: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// A server that does not listen yet.
 pub struct Server {
@@ -60,7 +59,7 @@ impl Server {
             }
         }
         let description = openapi::describe().to_string().into_bytes();
-        let shared = Arc::new(Shared::new(provider, access, limits, description));
+        let shared = Arc::new(Shared::new(provider, access, config, description));
         Ok(Self { listen: config.listen, shared })
     }
 
@@ -110,6 +109,7 @@ impl BoundServer {
         let slots = Arc::new(Semaphore::new(shared.limits.connections_max));
         let closing = watch::Sender::new(false);
         let mut connections = JoinSet::new();
+        let turned_away = turned_away(shared.access.any_origin());
         let end = async {
             shutdown.await;
             tracing::info!("shutting down: no new work is taken");
@@ -139,7 +139,7 @@ impl BoundServer {
             };
             let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
                 // A fresh socket's buffer takes this without waiting.
-                let _ = stream.try_write(TURNED_AWAY);
+                let _ = stream.try_write(&turned_away);
                 continue;
             };
             let served = connection(stream, router.clone(), Arc::clone(&shared), closing.subscribe());
@@ -152,6 +152,23 @@ impl BoundServer {
         let _ = timeout(LAST_WORDS, async { while connections.join_next().await.is_some() {} }).await;
         connections.shutdown().await;
     }
+}
+
+/// What a connection is told that is one too many. Its request is not read, so nobody knows which page it comes from.
+fn turned_away(any_origin: bool) -> Vec<u8> {
+    let error = ApiError::with_status(
+        503,
+        "overloaded",
+        "the server has too many connections; try again in a moment",
+    );
+    let body = error.to_json();
+    let origin = if any_origin { "access-control-allow-origin: *\r\n" } else { "" };
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n{origin}vary: origin\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.into_bytes(), body].concat()
 }
 
 /// Serves one connection to its end.
@@ -174,9 +191,9 @@ async fn connection(
         .timer(TokioTimer::new())
         .keep_alive(!late)
         .header_read_timeout(limits.header_timeout)
-        .max_headers(limits.headers_max)
-        .max_header_size(limits.header_bytes_max)
-        .max_buf_size(limits.header_bytes_max.max(64 << 10))
+        .max_headers(limits.headers_max.saturating_mul(2))
+        .max_header_size(limits.header_bytes_max.saturating_mul(2))
+        .max_buf_size(limits.header_bytes_max.saturating_mul(2).max(64 << 10))
         .serve_connection(io, TowerToHyperService::new(router));
     tokio::pin!(served);
     let outcome = tokio::select! {

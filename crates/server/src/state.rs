@@ -10,7 +10,7 @@ use levain_wire::openai::{ApiError, Head};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::access::{Access, Principal};
-use crate::config::Limits;
+use crate::config::{Limits, ServerConfig};
 use crate::metrics::{Meter, Metrics};
 
 /// What all requests share.
@@ -18,6 +18,7 @@ pub(crate) struct Shared {
     pub(crate) provider: Arc<dyn Provider>,
     pub(crate) access: Access,
     pub(crate) limits: Limits,
+    parse_special: bool,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) description: Vec<u8>,
     /// A permit for each request that may be answered at a time.
@@ -33,13 +34,15 @@ impl Shared {
     pub(crate) fn new(
         provider: Arc<dyn Provider>,
         access: Access,
-        limits: Limits,
+        config: &ServerConfig,
         description: Vec<u8>,
     ) -> Self {
+        let limits = config.limits;
         Self {
             provider,
             access,
             limits,
+            parse_special: config.parse_special,
             metrics: Arc::default(),
             description,
             work: Arc::new(Semaphore::new(limits.requests_max)),
@@ -58,7 +61,7 @@ impl Shared {
         Arc::clone(&self.work).try_acquire_owned().map_err(|_| {
             ApiError::with_status(
                 429,
-                "overloaded",
+                "rate_limit_exceeded",
                 "the server is busy with as many requests as it may hold; try again in a moment",
             )
         })
@@ -97,11 +100,25 @@ impl Shared {
         Head { id: self.id(prefix), created, model: model.to_owned() }
     }
 
-    /// The named model, or the first on offer.
-    pub(crate) fn model_or_default(&self, model: Option<String>) -> Result<String, ApiError> {
-        model.or_else(|| self.provider.models().into_iter().next().map(|info| info.id)).ok_or_else(|| {
+    /// The named model, or the first on offer where there is no name.
+    pub(crate) fn model_or_default(&self, model: &str) -> Result<String, ApiError> {
+        if !model.is_empty() {
+            return Ok(model.to_owned());
+        }
+        self.provider.models().into_iter().next().map(|info| info.id).ok_or_else(|| {
             ApiError::with_status(503, "no_model", "no model is loaded yet; try again in a moment")
         })
+    }
+
+    /// Whether the names of control tokens in a raw prompt become these tokens.
+    pub(crate) fn parse_special(&self, asked: Option<bool>) -> Result<bool, ApiError> {
+        match asked {
+            Some(true) if !self.parse_special => Err(ApiError::unsupported_value(
+                "parse_special",
+                "this server takes prompts for plain text: send false, or token ids",
+            )),
+            asked => Ok(asked.unwrap_or(self.parse_special)),
+        }
     }
 }
 

@@ -212,7 +212,10 @@ impl Provider for FakeProvider {
     fn complete(&self, request: CompletionRequest) -> BoxFuture<'_, Result<CompletionStream, ProviderError>> {
         Box::pin(async move {
             self.check_model(&request.model)?;
-            let prompt = tokens_of(&request.prompt)?;
+            let prompt = match &request.prompt {
+                CompletionPrompt::Text(text) => encode(text, false, request.parse_special),
+                CompletionPrompt::Tokens(tokens) => check_tokens(tokens).map(|()| tokens.clone())?,
+            };
             let prompt_tokens = prompt.len() as u64;
             if prompt_tokens > CONTEXT_LENGTH {
                 return Err(ProviderError::ContextLength { prompt_tokens, context_length: CONTEXT_LENGTH });
@@ -238,16 +241,7 @@ impl Provider for FakeProvider {
     ) -> BoxFuture<'a, Result<Vec<u32>, ProviderError>> {
         Box::pin(async move {
             self.check_model(model)?;
-            let mut tokens: Vec<u32> = if add_special { vec![BOS] } else { Vec::new() };
-            let (begins, text) = match text.strip_prefix("<s>") {
-                Some(rest) if parse_special => (true, rest),
-                _ => (false, text),
-            };
-            if begins {
-                tokens.push(BOS);
-            }
-            tokens.extend(text.bytes().map(u32::from));
-            Ok(tokens)
+            Ok(encode(text, add_special, parse_special))
         })
     }
 
@@ -294,11 +288,21 @@ fn tokens_of(prompt: &CompletionPrompt) -> Result<Vec<u32>, ProviderError> {
     }
 }
 
+/// Bytes, and a first token where one is named or added.
+fn encode(text: &str, add_special: bool, parse_special: bool) -> Vec<u32> {
+    let (begins, text) = match text.strip_prefix("<s>") {
+        Some(rest) if parse_special => (true, rest),
+        _ => (false, text),
+    };
+    let first = std::iter::repeat_n(BOS, usize::from(add_special) + usize::from(begins));
+    first.chain(text.bytes().map(u32::from)).collect()
+}
+
 fn check_tokens(tokens: &[u32]) -> Result<(), ProviderError> {
     match tokens.iter().find(|token| **token > BOS) {
         None => Ok(()),
         Some(token) => Err(ProviderError::Invalid {
-            param: "prompt",
+            param: "prompt".into(),
             message: format!("the vocabulary has {} tokens, and {token} is not one of them", BOS + 1),
         }),
     }

@@ -74,7 +74,14 @@ fn server_config(app: &App, args: &ServeArgs) -> Result<ServerConfig, CliError> 
     config.allowed_hosts.clone_from(&args.allow_host);
     config.allowed_origins.clone_from(&args.allow_origin);
     if let Some(origins) = app.settings.get("serve.origins") {
-        config.allowed_origins.extend(origins.split(',').map(|origin| origin.trim().to_owned()));
+        let origins = origins.split(',').map(str::trim).filter(|origin| !origin.is_empty());
+        config.allowed_origins.extend(origins.map(str::to_owned));
+    }
+    let configured = app.settings.get("serve.parse_special").and_then(|text| settings::flag(text).ok());
+    config.parse_special = !args.no_parse_special && configured.unwrap_or(true);
+    if config.api_keys.is_empty() && config.allowed_origins.iter().any(|origin| origin.trim() == "*") {
+        app.printer
+            .warn("every page in a browser on this machine may use this server: a key would keep them out");
     }
     Ok(config)
 }

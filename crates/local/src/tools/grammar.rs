@@ -120,7 +120,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), ProviderError> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if name.is_empty() || name.len() > TOOL_NAME_BYTES_MAX || !name.chars().all(fits) {
         return Err(ProviderError::Invalid {
-            param: "tools",
+            param: "tools".into(),
             message: format!(
                 "a function name has 1 to {TOOL_NAME_BYTES_MAX} letters, digits, `_`, `-` or `.`, and {:?} has not",
                 name.chars().take(80).collect::<String>()
@@ -133,7 +133,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), ProviderError> {
 /// The schema of a function's arguments: an object's, without further properties unless it allows them itself.
 fn arguments_schema(tool: &Tool) -> Result<Value, ProviderError> {
     let refuse = || ProviderError::Invalid {
-        param: "tools",
+        param: "tools".into(),
         message: format!("the parameters of {:?} must be a JSON schema of type object", tool.name),
     };
     let mut schema = match &tool.parameters {

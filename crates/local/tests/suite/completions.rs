@@ -27,6 +27,8 @@ impl Continuation {
 
 fn greedy(prompt: CompletionPrompt) -> CompletionRequest {
     CompletionRequest {
+        parse_special: true,
+        add_special_tokens: true,
         model: String::new(),
         prompt,
         max_tokens: Some(24),

@@ -23,12 +23,13 @@ pub(crate) async fn create(
     let ChatCall { mut request, stream, include_usage } = ChatCall::from_bytes(&bytes.bytes)?;
     drop(bytes);
     let permit = shared.admit()?;
+    request.model = shared.model_or_default(&request.model)?;
     request.tenant.clone_from(&call.principal.tenant);
     let (n, logprobs) = (request.n, request.logprobs.is_some());
     let head = shared.head("chatcmpl-", &request.model);
     let mut meter = shared.meter(&call);
     let events = shared.provider.chat(request).await;
-    let mut events = meter.watch(events)?;
+    let mut events = meter.watch(events).map_err(|error| error.about("messages"))?;
     if stream {
         let chunks = ChatChunks::new(head, n, logprobs, include_usage);
         return Ok(sse::respond(events, chunks, Arc::clone(&shared), meter, permit));

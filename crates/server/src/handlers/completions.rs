@@ -21,25 +21,30 @@ pub(crate) async fn create(
     request: Request,
 ) -> Result<Response, Refusal> {
     let bytes = body::read(&shared, request).await?;
-    let CompletionCall { requests, stream, include_usage, tokens_as_ids } =
+    let CompletionCall { requests, stream, include_usage, tokens_as_ids, parse_special } =
         CompletionCall::from_bytes(&bytes.bytes)?;
     drop(bytes);
+    let parse_special = shared.parse_special(parse_special)?;
     let permit = shared.admit()?;
     let first = requests.first().ok_or_else(|| ApiError::missing("prompt"))?;
+    let model = shared.model_or_default(&first.model)?;
     let shape = CompletionShape {
         prompts: u32::try_from(requests.len()).unwrap_or(u32::MAX),
         n: first.n,
         logprobs: first.logprobs.is_some(),
         tokens_as_ids,
     };
-    let head = shared.head("cmpl-", &first.model);
+    let head = shared.head("cmpl-", &model);
     let mut meter = shared.meter(&call);
     // All prompts run side by side; if one is refused, the others are dropped unread.
     let mut streams = Vec::with_capacity(requests.len());
     for (prompt, mut request) in (0u32..).zip(requests) {
+        request.model.clone_from(&model);
+        request.parse_special = parse_special;
         request.tenant.clone_from(&call.principal.tenant);
         let events = shared.provider.complete(request).await;
-        let events = meter.watch(events)?;
+        let path = if shape.prompts == 1 { "prompt".to_owned() } else { format!("prompt[{prompt}]") };
+        let events = meter.watch(events).map_err(|error| error.about(&path))?;
         streams.push(events.map(move |event| event.map(|event| (prompt, event))));
     }
     let mut events = futures::stream::select_all(streams);

@@ -23,12 +23,13 @@ pub(crate) async fn create(
     drop(bytes);
     let _permit = shared.admit()?;
     request.tenant.clone_from(&call.principal.tenant);
-    let model = request.model.clone();
+    let model = shared.model_or_default(&request.model)?;
+    request.model.clone_from(&model);
     let mut meter = shared.meter(&call);
     let mut embeddings = Vec::new();
     let answer = Box::pin(futures::stream::once(shared.provider.embed(request)));
     let collected = sse::collect(answer, &shared, |all| embeddings = all).await;
-    meter.watch(collected)?;
+    meter.watch(collected).map_err(|error| error.about("input"))?;
     meter.prompt(embeddings.iter().map(|embedding| embedding.tokens).sum());
     meter.end("done");
     Ok(reply::json(embeddings_json(&model, &embeddings, format)))

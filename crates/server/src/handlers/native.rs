@@ -6,7 +6,7 @@ use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use levain_wire::openai::{
-    ChatCall, DetokenizeCall, TokenizeCall, detokenize_json, render_json, tokenize_json,
+    ApiError, ChatCall, DetokenizeCall, TokenizeCall, detokenize_json, render_json, tokenize_json,
 };
 
 use crate::body;
@@ -21,9 +21,9 @@ pub(crate) async fn tokenize(
     let bytes = body::read(&shared, request).await?;
     let call = TokenizeCall::from_bytes(&bytes.bytes)?;
     let _permit = shared.admit()?;
-    let model = shared.model_or_default(call.model)?;
-    let provider = &shared.provider;
-    let tokens = provider.tokenize(&model, &call.content, call.add_special, call.parse_special).await?;
+    let model = shared.model_or_default(call.model.as_deref().unwrap_or_default())?;
+    let parse_special = shared.parse_special(call.parse_special)?;
+    let tokens = shared.provider.tokenize(&model, &call.content, call.add_special, parse_special).await?;
     Ok(reply::json(tokenize_json(&model, &tokens)))
 }
 
@@ -35,8 +35,9 @@ pub(crate) async fn detokenize(
     let bytes = body::read(&shared, request).await?;
     let call = DetokenizeCall::from_bytes(&bytes.bytes)?;
     let _permit = shared.admit()?;
-    let model = shared.model_or_default(call.model)?;
-    let content = shared.provider.detokenize(&model, &call.tokens).await?;
+    let model = shared.model_or_default(call.model.as_deref().unwrap_or_default())?;
+    let content = shared.provider.detokenize(&model, &call.tokens).await;
+    let content = content.map_err(|error| ApiError::from(error).about("tokens"))?;
     Ok(reply::json(detokenize_json(&model, &content)))
 }
 
@@ -50,7 +51,9 @@ pub(crate) async fn apply_template(
     let ChatCall { mut request, .. } = ChatCall::from_bytes(&bytes.bytes)?;
     let _permit = shared.admit()?;
     request.tenant = call.principal.tenant;
-    let model = request.model.clone();
-    let rendered = shared.provider.render(request).await?;
+    let model = shared.model_or_default(&request.model)?;
+    request.model.clone_from(&model);
+    let rendered =
+        shared.provider.render(request).await.map_err(|error| ApiError::from(error).about("messages"))?;
     Ok(reply::json(render_json(&model, &rendered)))
 }

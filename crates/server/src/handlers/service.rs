@@ -20,7 +20,7 @@ pub(crate) async fn ready(State(shared): State<Arc<Shared>>) -> Result<Response,
     if shared.is_draining() {
         return Err(crate::state::shutting_down().into());
     }
-    shared.model_or_default(None)?;
+    shared.model_or_default("")?;
     Ok(reply::json(b"{\"status\":\"ready\"}".to_vec()))
 }
 

@@ -250,19 +250,12 @@ async fn other_machines_need_a_key() {
 }
 
 #[tokio::test]
-async fn weak_keys_bad_origins_and_taken_ports_are_refused_in_words() {
+async fn weak_keys_and_taken_ports_are_refused_in_words() {
     for secret in ["", "short", "has a blank in it", "tab\tin\tit..", "ümlautümlaut"] {
         let error = ApiKey::new("mine", secret).unwrap_err().to_string();
         assert!(error.contains("mine") && (secret.is_empty() || !error.contains(secret)), "{error}");
     }
     assert!(!format!("{:?}", ApiKey::new("mine", KEY).unwrap()).contains(KEY));
-    for origin in ["*", "example.org", "https://example.org/", ""] {
-        let config = ServerConfig { allowed_origins: vec![origin.to_owned()], ..ServerConfig::default() };
-        assert!(
-            matches!(Server::new(&config, provider()).err(), Some(ServerError::BadOrigin { .. })),
-            "{origin}"
-        );
-    }
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config = ServerConfig { listen: taken.local_addr().unwrap(), ..ServerConfig::default() };
     let error = Server::new(&config, provider()).unwrap().bind().await.err().unwrap();

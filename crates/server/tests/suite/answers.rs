@@ -114,12 +114,14 @@ async fn refusals_of_the_provider_come_before_the_stream() {
     let provider = FakeProvider::new("fake").with_script(|request| match request.n {
         1 => Err(ProviderError::Overloaded),
         2 => Err(ProviderError::ContextLength { prompt_tokens: 9000, context_length: 8192 }),
-        _ => Err(ProviderError::Unsupported { param: "n", message: "one answer only".into() }),
+        _ => Err(ProviderError::unsupported("n", "one answer only")),
     });
     let server = serve(ServerConfig::default(), Arc::new(provider)).await;
-    for (n, status, code) in
-        [(1, 429, "overloaded"), (2, 400, "context_length_exceeded"), (3, 400, "unsupported_parameter")]
-    {
+    for (n, status, code) in [
+        (1, 429, "rate_limit_exceeded"),
+        (2, 400, "context_length_exceeded"),
+        (3, 400, "unsupported_parameter"),
+    ] {
         let mut body = body(true);
         body["n"] = json!(n);
         let response = server.post("/v1/chat/completions", &body).await;
@@ -132,7 +134,8 @@ async fn refusals_of_the_provider_come_before_the_stream() {
 #[tokio::test]
 async fn the_small_calls() {
     let server = plain().await;
-    let tokens = server.post("/tokenize", &json!({ "content": "<s>hi" })).await.json();
+    let tokens =
+        server.post("/tokenize", &json!({ "content": "<s>hi", "parse_special": false })).await.json();
     assert_eq!(tokens, json!({ "model": "fake", "tokens": [60, 115, 62, 104, 105], "count": 5 }));
     let special = json!({ "model": "fake", "content": "<s>hi", "parse_special": true, "add_special": true });
     assert_eq!(server.post("/tokenize", &special).await.json()["tokens"], json!([256, 256, 104, 105]));

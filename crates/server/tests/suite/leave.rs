@@ -119,7 +119,7 @@ async fn more_requests_than_allowed_are_told_to_come_back() {
     for path in ["/v1/chat/completions", "/tokenize"] {
         let body = if path == "/tokenize" { json!({ "content": "x" }) } else { body.clone() };
         let refused = server.post(path, &body).await;
-        assert_eq!((refused.status, refused.code().as_str()), (429, "overloaded"));
+        assert_eq!((refused.status, refused.code().as_str()), (429, "rate_limit_exceeded"));
         assert_eq!(refused.header("retry-after"), Some("1"));
     }
     assert_eq!(server.get("/health").await.status, 200);

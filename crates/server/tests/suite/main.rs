@@ -9,8 +9,12 @@ mod answers;
 #[cfg(test)]
 mod client;
 #[cfg(test)]
+mod cors;
+#[cfg(test)]
 mod fuzz;
 #[cfg(test)]
 mod leave;
+#[cfg(test)]
+mod refusals;
 #[cfg(test)]
 mod shutdown;

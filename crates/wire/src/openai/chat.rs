@@ -6,12 +6,13 @@ use levain_chat::{ChatRequest, ReasoningEffort, Turn};
 use serde_json::Value;
 
 use super::error::ApiError;
-use super::reader::{Reader, quoted};
-use super::sampling::{self, N_MAX, TOKENS_MAX, TOP_LOGPROBS_MAX};
-use super::table::CHAT;
+use super::reader::{Reader, quoted, wrong_text};
+use super::sampling::{self, N_MAX, TOKENS_MAX, TOP_LOGPROBS_MAX, same, tokens_max};
+use super::table::{CHAT, PEERS, REASONING, THINKING};
 use super::{message, tools};
 use crate::json::text_len;
 
+const MODEL_BYTES_MAX: usize = 1024;
 const KWARGS_MAX: usize = 64;
 const KWARGS_BYTES_MAX: usize = 64 << 10;
 
@@ -71,23 +72,24 @@ impl ChatCall {
             template_kwargs: template_kwargs(reader.take("chat_template_kwargs"))?,
             tenant: None,
         };
-        reader.finish(CHAT)?;
+        reader.finish(&[CHAT, PEERS])?;
         Ok(Self { request, stream: streaming.stream, include_usage: streaming.include_usage })
     }
 }
 
+/// The model's name; empty where a request names none and means the first on offer.
 pub(super) fn model(reader: &mut Reader) -> Result<String, ApiError> {
-    let model = reader.required_text("model")?;
-    if model.is_empty() || model.len() > 1024 {
-        return Err(ApiError::invalid("model", "expected a name that /v1/models lists"));
+    let model = reader.text("model")?.unwrap_or_default();
+    if model.len() > MODEL_BYTES_MAX {
+        return Err(wrong_text("model", MODEL_BYTES_MAX, model.len()));
     }
     Ok(model)
 }
 
 fn max_tokens(reader: &mut Reader) -> Result<Option<u32>, ApiError> {
-    let old = reader.count("max_tokens", 1..=TOKENS_MAX)?;
-    let new = reader.count("max_completion_tokens", 1..=TOKENS_MAX)?;
-    same(old, new, "max_tokens", "max_completion_tokens")
+    let old = tokens_max(reader, "max_tokens", 1)?;
+    let new = tokens_max(reader, "max_completion_tokens", 1)?;
+    Ok(same(old, new, "max_tokens", "max_completion_tokens")?.flatten())
 }
 
 fn logprobs(reader: &mut Reader) -> Result<Option<u32>, ApiError> {
@@ -113,19 +115,7 @@ fn thinking(reader: &mut Reader) -> Result<Thinking, ApiError> {
         "max_reasoning_tokens",
         "thinking_budget",
     )?;
-    let effort = match reader.text("reasoning_effort")?.as_deref() {
-        None => None,
-        Some("none") => Some(ReasoningEffort::None),
-        Some("minimal" | "low") => Some(ReasoningEffort::Low),
-        Some("medium") => Some(ReasoningEffort::Medium),
-        Some("high" | "xhigh" | "max") => Some(ReasoningEffort::High),
-        Some(other) => {
-            return Err(ApiError::invalid(
-                "reasoning_effort",
-                format!("expected none, minimal, low, medium, high, xhigh or max, got {}", quoted(other)),
-            ));
-        }
-    };
+    let mut effort = effort(reader, "reasoning_effort")?;
     let mut enabled = reader.flag("enable_thinking")?;
     if let Some(value) = reader.take("thinking") {
         let mut inner = Reader::object(value, "thinking")?;
@@ -133,36 +123,45 @@ fn thinking(reader: &mut Reader) -> Result<Thinking, ApiError> {
             "enabled" => true,
             "disabled" => false,
             other => {
-                return Err(ApiError::invalid(
-                    "thinking.type",
-                    format!("expected enabled or disabled, got {}", quoted(other)),
-                ));
+                return Err(ApiError::none_of("thinking.type", &quoted(other), &["enabled", "disabled"]));
             }
         };
         enabled = same(enabled, Some(on), "enable_thinking", "thinking.type")?;
         let tokens = inner.count("budget_tokens", 0..=TOKENS_MAX)?;
         budget = same(budget, tokens, "max_reasoning_tokens", "thinking.budget_tokens")?;
-        inner.finish_all(&["type", "budget_tokens"])?;
+        inner.finish(&[THINKING])?;
+    }
+    if let Some(value) = reader.take("reasoning") {
+        let mut inner = Reader::object(value, "reasoning")?;
+        effort = same(effort, self::effort(&mut inner, "effort")?, "reasoning_effort", "reasoning.effort")?;
+        enabled = same(enabled, inner.flag("enabled")?, "enable_thinking", "reasoning.enabled")?;
+        let tokens = inner.count("max_tokens", 0..=TOKENS_MAX)?;
+        budget = same(budget, tokens, "max_reasoning_tokens", "reasoning.max_tokens")?;
+        inner.finish(&[REASONING])?;
     }
     let effort = match (enabled, effort) {
         (Some(false), None | Some(ReasoningEffort::None)) => Some(ReasoningEffort::None),
         (Some(true), Some(ReasoningEffort::None)) | (Some(false), Some(_)) => {
-            return Err(ApiError::invalid("reasoning_effort", "it contradicts enable_thinking or thinking"));
+            return Err(ApiError::invalid(
+                "reasoning_effort",
+                "it contradicts enable_thinking, thinking or reasoning.enabled",
+            ));
         }
         (Some(true) | None, effort) => effort,
     };
     Ok(Thinking { effort, budget })
 }
 
-/// Two names of one thing.
-fn same<T: PartialEq>(a: Option<T>, b: Option<T>, a_name: &str, b_name: &str) -> Result<Option<T>, ApiError> {
-    match (a, b) {
-        (Some(a), Some(b)) if a != b => Err(ApiError::invalid(
-            b_name,
-            format!("it differs from {a_name}, which means the same: send one of them"),
-        )),
-        (a, b) => Ok(a.or(b)),
-    }
+fn effort(reader: &mut Reader, name: &str) -> Result<Option<ReasoningEffort>, ApiError> {
+    const WORDS: &[&str] = &["none", "minimal", "low", "medium", "high", "xhigh", "max"];
+    Ok(Some(match reader.text(name)?.as_deref() {
+        None => return Ok(None),
+        Some("none") => ReasoningEffort::None,
+        Some("minimal" | "low") => ReasoningEffort::Low,
+        Some("medium") => ReasoningEffort::Medium,
+        Some("high" | "xhigh" | "max") => ReasoningEffort::High,
+        Some(other) => return Err(ApiError::none_of(reader.path(name), &quoted(other), WORDS)),
+    }))
 }
 
 fn template_kwargs(value: Option<Value>) -> Result<BTreeMap<String, Value>, ApiError> {

@@ -23,22 +23,52 @@ impl ApiError {
     /// A field with a value that can't be used.
     pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
         let param = param.into();
-        let message = format!("{param}: {}", message.into());
-        Self { param: Some(param), ..Self::refusal("invalid_value", message) }
+        let message = format!("Invalid '{param}': {}", message.into());
+        Self::field("invalid_value", param, message)
+    }
+
+    /// A field whose value is none of a few words.
+    pub fn none_of(param: impl Into<String>, got: &str, words: &[&str]) -> Self {
+        let words: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+        let message = format!("Invalid value: {got}. Supported values are: {}.", words.join(", "));
+        Self::field("invalid_value", param, message)
     }
 
     /// A field that must be there.
     pub fn missing(param: impl Into<String>) -> Self {
         let param = param.into();
-        let message = format!("{param} is required");
-        Self { param: Some(param), ..Self::refusal("missing_required_parameter", message) }
+        let message = format!("Missing required parameter: '{param}'.");
+        Self::field("missing_required_parameter", param, message)
     }
 
-    /// A field or a value of it that exists in the dialect and is not offered here.
+    /// A field that exists in the dialect and is not offered here.
     pub fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
         let param = param.into();
-        let message = format!("{param} is not supported here: {}", message.into());
-        Self { param: Some(param), ..Self::refusal("unsupported_parameter", message) }
+        let message = format!("Unsupported parameter: '{param}' is not supported here: {}", message.into());
+        Self::field("unsupported_parameter", param, message)
+    }
+
+    /// A value that exists in the dialect and is not offered here.
+    pub fn unsupported_value(param: impl Into<String>, message: impl Into<String>) -> Self {
+        let param = param.into();
+        let message = format!("Unsupported value of '{param}': {}", message.into());
+        Self::field("unsupported_value", param, message)
+    }
+
+    /// A refusal of one field, in full.
+    pub(super) fn field(code: &'static str, param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..Self::refusal(code, message) }
+    }
+
+    /// Names the field that holds the prompt, where a provider could not know its name in this call.
+    #[must_use]
+    pub fn about(mut self, prompt: &str) -> Self {
+        let unnamed = self.param.is_none() && self.code == "context_length_exceeded";
+        if unnamed || self.param.as_deref() == Some("prompt") {
+            self.message = self.message.replacen("'prompt'", &format!("'{prompt}'"), 1);
+            self.param = Some(prompt.to_owned());
+        }
+        self
     }
 
     /// A refusal that concerns no single field.
@@ -82,6 +112,11 @@ impl ApiError {
 
 impl From<&ProviderError> for ApiError {
     fn from(error: &ProviderError) -> Self {
+        match error {
+            ProviderError::Invalid { param, message } => return Self::invalid(&**param, message),
+            ProviderError::Unsupported { param, message } => return Self::unsupported(&**param, message),
+            _ => {}
+        }
         let status = match error.class() {
             ErrorClass::UserInput => 400,
             ErrorClass::Auth => 401,

@@ -8,6 +8,7 @@ mod frame;
 mod list_out;
 mod message;
 mod native;
+mod part;
 mod prompt;
 mod reader;
 mod sampling;

@@ -19,8 +19,8 @@ pub struct TokenizeCall {
     pub content: String,
     /// Begin as a prompt of the model begins.
     pub add_special: bool,
-    /// The text may name special tokens.
-    pub parse_special: bool,
+    /// The text may name special tokens; `None`: as the server is set up.
+    pub parse_special: Option<bool>,
 }
 
 impl TokenizeCall {
@@ -34,8 +34,8 @@ impl TokenizeCall {
         let content = one_of(&mut reader, ["content", "prompt"], Reader::text)?
             .ok_or_else(|| ApiError::missing("content"))?;
         let add_special = one_of(&mut reader, ["add_special", "add_special_tokens"], Reader::flag)?;
-        let parse_special = reader.flag("parse_special")?.unwrap_or(false);
-        reader.finish(TOKENIZE)?;
+        let parse_special = reader.flag("parse_special")?;
+        reader.finish(&[TOKENIZE])?;
         Ok(Self { model, content, add_special: add_special.unwrap_or(false), parse_special })
     }
 }
@@ -62,7 +62,7 @@ impl DetokenizeCall {
             Value::Array(items) => token_ids(items, "tokens")?,
             other => return Err(wrong_type("tokens", "an array of token ids", &other)),
         };
-        reader.finish(DETOKENIZE)?;
+        reader.finish(&[DETOKENIZE])?;
         Ok(Self { model, tokens })
     }
 }

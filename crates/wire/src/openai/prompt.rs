@@ -5,9 +5,9 @@ use serde_json::Value;
 
 use super::chat::model;
 use super::error::ApiError;
-use super::reader::{Reader, quoted, shown, wrong_type};
-use super::sampling::{self, N_MAX, TOKENS_MAX, TOP_LOGPROBS_MAX};
-use super::table::{COMPLETION, EMBEDDING};
+use super::reader::{Reader, quoted, shown, whole, wrong_length, wrong_type};
+use super::sampling::{self, N_MAX, Streaming, TOP_LOGPROBS_MAX, tokens_max};
+use super::table::{COMPLETION, EMBEDDING, PEERS};
 use super::tools;
 
 const PROMPTS_MAX: usize = 128;
@@ -27,6 +27,9 @@ pub struct CompletionCall {
     pub include_usage: bool,
     /// Name tokens as `token_id:N`.
     pub tokens_as_ids: bool,
+    /// Whether the names of control tokens in prompts become these tokens; `None`: as the server is set up. The
+    /// requests say `true` until somebody decides.
+    pub parse_special: Option<bool>,
 }
 
 impl CompletionCall {
@@ -40,8 +43,10 @@ impl CompletionCall {
         let model = model(&mut reader)?;
         let prompts = prompts(reader.required("prompt")?, "prompt", PROMPTS_MAX)?;
         let echo = reader.flag("echo")?.unwrap_or(false);
-        let tokens_min = if echo { 0 } else { 1 };
-        let max_tokens = reader.count("max_tokens", tokens_min..=TOKENS_MAX)?.unwrap_or(COMPLETION_TOKENS);
+        let tokens_least = if echo { 0 } else { 1 };
+        let max_tokens =
+            tokens_max(&mut reader, "max_tokens", tokens_least)?.unwrap_or(Some(COMPLETION_TOKENS));
+        let parse_special = reader.flag("parse_special")?;
         let n = reader.count("n", 1..=N_MAX)?.unwrap_or(1);
         let choices = u32::try_from(prompts.len()).unwrap_or(u32::MAX).saturating_mul(n);
         if choices > CHOICES_MAX {
@@ -51,12 +56,14 @@ impl CompletionCall {
             ));
         }
         if reader.count("best_of", 1..=u32::MAX)?.is_some_and(|best_of| best_of != n) {
-            return Err(ApiError::unsupported("best_of", "answers are not ranked; leave it out"));
+            return Err(ApiError::unsupported_value("best_of", "answers are not ranked; leave it out"));
         }
         let template = CompletionRequest {
             model,
             prompt: CompletionPrompt::Tokens(Vec::new()),
-            max_tokens: Some(max_tokens),
+            parse_special: parse_special.unwrap_or(true),
+            add_special_tokens: reader.flag("add_special_tokens")?.unwrap_or(true),
+            max_tokens,
             sampling: sampling::read(&mut reader)?,
             stop: sampling::stop(&mut reader)?,
             n,
@@ -67,10 +74,11 @@ impl CompletionCall {
             tenant: None,
         };
         let tokens_as_ids = reader.flag("return_tokens_as_token_ids")?.unwrap_or(false);
-        reader.finish(COMPLETION)?;
+        reader.finish(&[COMPLETION, PEERS])?;
         let requests =
             prompts.into_iter().map(|prompt| CompletionRequest { prompt, ..template.clone() }).collect();
-        Ok(Self { requests, stream: streaming.stream, include_usage: streaming.include_usage, tokens_as_ids })
+        let Streaming { stream, include_usage } = streaming;
+        Ok(Self { requests, stream, include_usage, tokens_as_ids, parse_special })
     }
 }
 
@@ -101,17 +109,17 @@ impl EmbeddingCall {
         let mut reader = Reader::body(body)?;
         let model = model(&mut reader)?;
         let inputs = prompts(reader.required("input")?, "input", INPUTS_MAX)?;
-        if inputs.iter().any(|input| matches!(input, CompletionPrompt::Text(text) if text.is_empty())) {
-            return Err(ApiError::invalid("input", "an empty text has no meaning to embed"));
+        let is_empty =
+            |input: &CompletionPrompt| matches!(input, CompletionPrompt::Text(text) if text.is_empty());
+        if let Some(i) = inputs.iter().position(is_empty) {
+            let path = if inputs.len() == 1 { "input".to_owned() } else { format!("input[{i}]") };
+            return Err(ApiError::invalid(path, "an empty text has no meaning to embed"));
         }
         let format = match reader.text("encoding_format")?.as_deref() {
             None | Some("float") => EncodingFormat::Float,
             Some("base64") => EncodingFormat::Base64,
             Some(other) => {
-                return Err(ApiError::invalid(
-                    "encoding_format",
-                    format!("expected float or base64, got {}", quoted(other)),
-                ));
+                return Err(ApiError::none_of("encoding_format", &quoted(other), &["float", "base64"]));
             }
         };
         let pooling = match reader.text("pooling")?.as_deref() {
@@ -119,13 +127,10 @@ impl EmbeddingCall {
             Some("mean") => Some(Pooling::Mean),
             Some("last") => Some(Pooling::Last),
             Some(other) => {
-                return Err(ApiError::invalid(
-                    "pooling",
-                    format!("expected mean or last, got {}", quoted(other)),
-                ));
+                return Err(ApiError::none_of("pooling", &quoted(other), &["mean", "last"]));
             }
         };
-        reader.finish(EMBEDDING)?;
+        reader.finish(&[EMBEDDING])?;
         Ok(Self { request: EmbeddingRequest { model, inputs, pooling, tenant: None }, format })
     }
 }
@@ -135,20 +140,20 @@ fn prompts(value: Value, path: &str, max: usize) -> Result<Vec<CompletionPrompt>
     let items = match value {
         Value::String(text) => return Ok(vec![CompletionPrompt::Text(text)]),
         Value::Array(items) => items,
-        other => return Err(wrong_type(path, "a string or an array", &other)),
+        other => return Err(wrong_type(path, "one of a string or array", &other)),
     };
     match items.first() {
-        None => return Err(ApiError::invalid(path, "the array is empty")),
+        None => return Err(wrong_length(path, max, 0)),
         Some(Value::Number(_)) => return Ok(vec![CompletionPrompt::Tokens(token_ids(items, path)?)]),
         Some(_) => {}
     }
     if items.len() > max {
-        return Err(ApiError::invalid(path, format!("expected at most {max} entries, got {}", items.len())));
+        return Err(wrong_length(path, max, items.len()));
     }
     let prompt = |(i, item)| match item {
         Value::String(text) => Ok(CompletionPrompt::Text(text)),
         Value::Array(ids) => token_ids(ids, &format!("{path}[{i}]")).map(CompletionPrompt::Tokens),
-        other => Err(wrong_type(format!("{path}[{i}]"), "a string or an array of token ids", &other)),
+        other => Err(wrong_type(format!("{path}[{i}]"), "one of a string or array of token ids", &other)),
     };
     items.into_iter().enumerate().map(prompt).collect()
 }
@@ -156,12 +161,14 @@ fn prompts(value: Value, path: &str, max: usize) -> Result<Vec<CompletionPrompt>
 /// An array of token ids; whether the model has them is for the provider to say.
 pub(super) fn token_ids(items: Vec<Value>, path: &str) -> Result<Vec<u32>, ApiError> {
     if items.is_empty() {
-        return Err(ApiError::invalid(path, "the array is empty"));
+        return Err(wrong_length(path, 1, 0));
     }
-    let id = |(i, item): (usize, &Value)| {
-        item.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
-            ApiError::invalid(format!("{path}[{i}]"), format!("expected a token id, got {}", shown(item)))
-        })
+    let id = |(i, item): (usize, &Value)| match whole(item).map(u32::try_from) {
+        Some(Ok(id)) => Ok(id),
+        Some(Err(_)) => {
+            Err(ApiError::invalid(format!("{path}[{i}]"), format!("{} is no token id", shown(item))))
+        }
+        None => Err(wrong_type(format!("{path}[{i}]"), "an integer", item)),
     };
     items.iter().enumerate().map(id).collect()
 }

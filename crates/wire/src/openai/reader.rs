@@ -18,11 +18,17 @@ impl Reader {
     /// The body of a request.
     pub(super) fn body(bytes: &[u8]) -> Result<Self, ApiError> {
         let value = json::parse(bytes, Limits::REQUEST).map_err(|error| {
-            ApiError::refusal("invalid_json", format!("the body is not valid JSON: {error}"))
+            ApiError::refusal(
+                "invalid_json",
+                format!("We could not parse the JSON body of your request: {error}"),
+            )
         })?;
         match value {
             Value::Object(map) => Ok(Self { map, path: String::new() }),
-            _ => Err(ApiError::refusal("invalid_json", "the body must be a JSON object")),
+            other => Err(ApiError::refusal(
+                "invalid_json",
+                format!("Invalid type of the body: expected an object, but got {} instead.", kind(&other)),
+            )),
         }
     }
 
@@ -45,8 +51,9 @@ impl Reader {
         self.map.swap_remove(name).filter(|value| !value.is_null())
     }
 
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.map.get(name).is_some_and(|value| !value.is_null())
+    /// Looks at a field without taking it.
+    pub(super) fn get(&self, name: &str) -> Option<&Value> {
+        self.map.get(name).filter(|value| !value.is_null())
     }
 
     pub(super) fn required(&mut self, name: &str) -> Result<Value, ApiError> {
@@ -69,7 +76,7 @@ impl Reader {
         match self.take(name) {
             None => Ok(None),
             Some(Value::Bool(flag)) => Ok(Some(flag)),
-            Some(other) => Err(wrong_type(self.path(name), "true or false", &other)),
+            Some(other) => Err(wrong_type(self.path(name), "a boolean", &other)),
         }
     }
 
@@ -80,18 +87,22 @@ impl Reader {
         range: RangeInclusive<i64>,
     ) -> Result<Option<i64>, ApiError> {
         let Some(value) = self.take(name) else { return Ok(None) };
-        match value.as_i64() {
-            Some(number) if range.contains(&number) => Ok(Some(number)),
-            _ => Err(ApiError::invalid(
-                self.path(name),
-                format!(
-                    "expected a whole number from {} to {}, got {}",
-                    range.start(),
-                    range.end(),
-                    shown(&value)
-                ),
-            )),
+        let path = self.path(name);
+        if whole(&value).is_some_and(|number| range.contains(&number)) {
+            return Ok(whole(&value));
         }
+        Err(match value.as_f64() {
+            None => wrong_type(path, "an integer", &value),
+            Some(number) if number.fract() != 0.0 => wrong_type(path, "an integer", &value),
+            Some(number) => {
+                #[expect(
+                    clippy::cast_precision_loss,
+                    reason = "bounds are far below 2^53, and so is the doubt"
+                )]
+                let low = number < *range.start() as f64;
+                out_of_range(path, "integer", (range.start(), range.end()), low, &value)
+            }
+        })
     }
 
     /// A whole number in the given range.
@@ -104,13 +115,7 @@ impl Reader {
     /// A number in the given range.
     pub(super) fn number(&mut self, name: &str, range: RangeInclusive<f32>) -> Result<Option<f32>, ApiError> {
         let Some(value) = self.take(name) else { return Ok(None) };
-        number_in(&value, &range).map(Some).ok_or_else(|| {
-            let (low, high) = (range.start(), range.end());
-            ApiError::invalid(
-                self.path(name),
-                format!("expected a number from {low} to {high}, got {}", shown(&value)),
-            )
-        })
+        in_range(&value, &range, self.path(name)).map(Some)
     }
 
     /// What is left.
@@ -119,22 +124,24 @@ impl Reader {
     }
 
     /// Judges what was not taken: fields that can't change the answer pass, everything else is refused by name.
-    pub(super) fn finish(self, table: &[Field]) -> Result<(), ApiError> {
+    pub(super) fn finish(self, tables: &[&[Field]]) -> Result<(), ApiError> {
+        let fields = || tables.iter().copied().flatten();
         for (name, value) in &self.map {
             if value.is_null() {
                 continue;
             }
-            match table.iter().find(|field| field.name == name).map(|field| &field.takes) {
+            match fields().find(|field| field.name == name).map(|field| &field.takes) {
                 Some(Takes::Noted(_)) => {}
                 Some(Takes::Only(allowed, why)) => {
-                    let value = value.to_string();
-                    if !allowed.contains(&value.as_str()) {
-                        return Err(ApiError::unsupported(self.path(name), *why));
+                    if !allowed.iter().any(|allowed| same(value, allowed)) {
+                        let offered = allowed.join(" or ");
+                        let message = format!("only {offered} is offered, got {}. {why}", shown(value));
+                        return Err(ApiError::unsupported_value(self.path(name), message));
                     }
                 }
                 Some(Takes::Refused(why)) => return Err(ApiError::unsupported(self.path(name), *why)),
                 Some(Takes::Honoured(_)) | None => {
-                    let names = table.iter().map(|field| field.name);
+                    let names = fields().map(|field| field.name);
                     return Err(self.unknown(name, names));
                 }
             }
@@ -156,32 +163,107 @@ impl Reader {
             .map(|candidate| (distance(&name, candidate), candidate))
             .filter(|(distance, candidate)| *distance > 0 && *distance <= 1 + candidate.len() / 4)
             .min();
-        let hint = nearest.map_or_else(String::new, |(_, name)| format!("; did you mean {name:?}?"));
+        let hint = nearest.map_or_else(|| ".".to_owned(), |(_, name)| format!("; did you mean {name:?}?"));
         ApiError {
             param: Some(self.path(&name)),
-            ..ApiError::refusal("unknown_parameter", format!("unknown field {:?}{hint}", self.path(&name)))
+            ..ApiError::refusal(
+                "unknown_parameter",
+                format!("Unknown parameter: '{}'{hint}", self.path(&name)),
+            )
         }
     }
 }
 
+/// A whole number however it is written: `1` or `1.0`.
+pub(super) fn whole(value: &Value) -> Option<i64> {
+    /// Up to here every whole number has a form of its own in f64.
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    value.as_i64().or_else(|| {
+        let number = value.as_f64().filter(|number| number.fract() == 0.0 && number.abs() <= EXACT_MAX)?;
+        #[expect(clippy::cast_possible_truncation, reason = "whole and below 2^53")]
+        Some(number as i64)
+    })
+}
+
 /// A finite number in the range.
-pub(super) fn number_in(value: &Value, range: &RangeInclusive<f32>) -> Option<f32> {
-    let number = value.as_f64()?;
-    let inside = (f64::from(*range.start())..=f64::from(*range.end())).contains(&number);
-    #[expect(clippy::cast_possible_truncation, reason = "the range is one of f32; rounding is meant")]
-    inside.then_some(number as f32)
+pub(super) fn in_range(value: &Value, range: &RangeInclusive<f32>, path: String) -> Result<f32, ApiError> {
+    let Some(number) = value.as_f64() else { return Err(wrong_type(path, "a decimal", value)) };
+    if (f64::from(*range.start())..=f64::from(*range.end())).contains(&number) {
+        #[expect(clippy::cast_possible_truncation, reason = "the range is one of f32; rounding is meant")]
+        return Ok(number as f32);
+    }
+    let low = number < f64::from(*range.start());
+    Err(out_of_range(path, "decimal", (range.start(), range.end()), low, value))
+}
+
+fn out_of_range<T: std::fmt::Display>(
+    path: String,
+    what: &str,
+    (least, most): (T, T),
+    low: bool,
+    got: &Value,
+) -> ApiError {
+    let (code, words, bound) = match (what, low) {
+        ("integer", true) => ("integer_below_min_value", "below minimum", format!(">= {least}")),
+        ("integer", false) => ("integer_above_max_value", "above maximum", format!("<= {most}")),
+        (_, true) => ("decimal_below_min_value", "below minimum", format!(">= {least}")),
+        (_, false) => ("decimal_above_max_value", "above maximum", format!("<= {most}")),
+    };
+    let message = format!(
+        "Invalid '{path}': {what} {words} value. Expected a value {bound}, but got {} instead.",
+        shown(got)
+    );
+    ApiError::field(code, path, message)
+}
+
+/// Whether a value is the one that a table writes as JSON text.
+fn same(value: &Value, text: &str) -> bool {
+    match value.as_f64() {
+        Some(number) => text.parse() == Ok(number),
+        None => value.to_string() == text,
+    }
 }
 
 pub(super) fn wrong_type(path: impl Into<String>, expected: &str, got: &Value) -> ApiError {
-    let got = match got {
+    let path = path.into();
+    let message = format!("Invalid type for '{path}': expected {expected}, but got {} instead.", kind(got));
+    ApiError::field("invalid_type", path, message)
+}
+
+/// An array with fewer or more items than may be.
+pub(super) fn wrong_length(path: &str, most: usize, got: usize) -> ApiError {
+    let (code, message) = if got == 0 {
+        ("empty_array", "empty array. Expected an array with minimum length 1".to_owned())
+    } else {
+        ("array_above_max_length", format!("array too long. Expected an array with maximum length {most}"))
+    };
+    let message = format!("Invalid '{path}': {message}, but got an array with length {got} instead.");
+    ApiError::field(code, path, message)
+}
+
+/// A string that is empty or has more bytes than may be.
+pub(super) fn wrong_text(path: impl Into<String>, most: usize, got: usize) -> ApiError {
+    let path = path.into();
+    let (code, message) = if got == 0 {
+        ("empty_string", "empty string. Expected a string with minimum length 1".to_owned())
+    } else {
+        ("string_above_max_length", format!("string too long. Expected a string with maximum length {most}"))
+    };
+    let message = format!("Invalid '{path}': {message}, but got a string with length {got} instead.");
+    ApiError::field(code, path, message)
+}
+
+/// The JSON type of a value, in the dialect's words.
+fn kind(value: &Value) -> &'static str {
+    match value {
         Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
+        Value::Bool(_) => "a boolean",
+        Value::Number(number) if number.is_f64() && whole(value).is_none() => "a decimal number",
+        Value::Number(_) => "an integer",
         Value::String(_) => "a string",
         Value::Array(_) => "an array",
         Value::Object(_) => "an object",
-    };
-    ApiError::invalid(path, format!("expected {expected}, got {got}"))
+    }
 }
 
 /// A value for an error sentence: short whatever it is.

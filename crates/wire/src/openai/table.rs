@@ -1,7 +1,17 @@
 //! Every field of the dialect's requests and what becomes of it: the one place that documents them. The readers
 //! judge fields by it and the OpenAPI description is made from it.
 
-use serde_json::{Value, json};
+mod describe;
+mod inner;
+mod peers;
+
+pub use describe::{markdown, schema};
+pub use inner::{
+    ASSISTANT, CALLED, FUNCTION, IMAGE_PART, IMAGE_URL, MESSAGES, PARTS, REASONING, REFUSAL_PART, SPEECH,
+    STREAM_OPTIONS, TEXT_PART, THINKING, THINKING_PART, TOOL, TOOL_CALL, TOOL_CALLS, TOOL_CHOICE,
+    TOOL_RESULT, TOOLS,
+};
+pub use peers::PEERS;
 
 /// What becomes of a field.
 #[derive(Debug, Clone, Copy)]
@@ -39,16 +49,39 @@ pub enum Kind {
 /// A field of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Field {
-    /// Its name at the top of the body.
+    /// Its name.
     pub name: &'static str,
     /// Its JSON type.
     pub kind: Kind,
     /// What becomes of it.
     pub takes: Takes,
+    /// What it holds, or its items, where those are objects with fields of their own.
+    pub shapes: &'static [Shape],
+}
+
+/// An object inside of a field.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// What it is.
+    pub name: &'static str,
+    /// Its fields.
+    pub fields: &'static [Field],
+    /// The names of the fields that must be there.
+    pub required: &'static [&'static str],
 }
 
 const fn field(name: &'static str, kind: Kind, takes: Takes) -> Field {
-    Field { name, kind, takes }
+    Field { name, kind, takes, shapes: &[] }
+}
+
+impl Field {
+    const fn holding(self, shapes: &'static [Shape]) -> Self {
+        Self { shapes, ..self }
+    }
+}
+
+const fn options(name: &'static str, fields: &'static [Field]) -> [Shape; 1] {
+    [Shape { name, fields, required: &[] }]
 }
 
 use Kind::{Any, Array, Flag, Integer, Number, Object, Text};
@@ -57,20 +90,21 @@ use Takes::{Honoured, Noted, Only, Refused};
 const BOOKKEEPING: Takes = Noted("for the caller's own bookkeeping");
 const HINT: Takes = Noted("a hint for the vendor's caches; prefixes are cached here without it");
 const TIER: Takes = Noted("there is one tier of service");
-const MODEL: Takes = Honoured("a name that /v1/models lists");
+const MODEL: Takes = Honoured("a name that /v1/models lists; absent or empty: the first of them");
 const STREAM: Takes = Honoured("true: answer as server-sent events");
-const STREAM_OPTIONS: Takes = Honoured("include_usage: send the token counts before the end");
 const TEMPERATURE: Takes = Honoured("0 (greedy) to 2; absent: the model's own");
-const TOP_P: Takes = Honoured("above 0, up to 1");
+const TOP_P: Takes = Honoured("0 (the likeliest token) to 1");
 const TOP_K: Takes = Honoured("0 or -1: all; at most 1,000,000");
 const MIN_P: Takes = Honoured("0 to 1");
 const REPETITION: Takes = Honoured("above 0, up to 2; 1 is off");
+const SAME_REPETITION: Takes = Honoured("another name of repetition_penalty");
 const PENALTY: Takes = Honoured("-2 to 2");
 const BIAS: Takes = Honoured("token id to a number from -100 to 100; at most 1,024 entries");
 const SEED: Takes = Honoured("any 64-bit integer; negative ones stand for their two's complement");
 const STOP: Takes = Honoured("a string, or up to 16 of them, none empty, each of at most 1,024 bytes");
 const N: Takes = Honoured("1 to 16");
-const MAX_TOKENS: Takes = Honoured("1 or more: the most tokens to generate, reasoning included");
+const MAX_TOKENS: Takes =
+    Honoured("1 or more: the most tokens to generate, reasoning included; -1: as many as fit");
 const FORMAT: Takes = Honoured(
     "text, json_object, json_schema, and as extensions {type: regex, regex} and {type: grammar, grammar} (Lark)",
 );
@@ -78,13 +112,16 @@ const FORMAT: Takes = Honoured(
 /// `POST /v1/chat/completions`, and the template part of `POST /apply-template`.
 pub const CHAT: &[Field] = &[
     field("model", Text, MODEL),
-    field("messages", Array, Honoured("1 to 4,096 messages of system, developer, user, assistant, tool")),
-    field("tools", Array, Honoured("up to 128 functions; a schema of at most 64 KiB and 32 levels each")),
+    field("messages", Array, Honoured("1 to 4,096 messages of system, developer, user, assistant, tool"))
+        .holding(MESSAGES),
+    field("tools", Array, Honoured("up to 128 functions; a schema of at most 64 KiB and 32 levels each"))
+        .holding(TOOLS),
     field("tool_choice", Any, Honoured("none, auto, required or {type: function, function: {name}}")),
     field("parallel_tool_calls", Flag, Honoured("false: at most one call in an answer")),
     field("response_format", Object, FORMAT),
     field("stream", Flag, STREAM),
-    field("stream_options", Object, STREAM_OPTIONS),
+    field("stream_options", Object, Honoured("{include_usage}"))
+        .holding(&options("stream_options", STREAM_OPTIONS)),
     field("max_tokens", Integer, MAX_TOKENS),
     field("max_completion_tokens", Integer, MAX_TOKENS),
     field("n", Integer, N),
@@ -94,6 +131,7 @@ pub const CHAT: &[Field] = &[
     field("top_k", Integer, TOP_K),
     field("min_p", Number, MIN_P),
     field("repetition_penalty", Number, REPETITION),
+    field("repeat_penalty", Number, SAME_REPETITION),
     field("frequency_penalty", Number, PENALTY),
     field("presence_penalty", Number, PENALTY),
     field("logit_bias", Object, BIAS),
@@ -108,7 +146,10 @@ pub const CHAT: &[Field] = &[
     field("max_reasoning_tokens", Integer, Honoured("then reasoning is closed by force; 0 or more")),
     field("thinking_budget", Integer, Honoured("another name of max_reasoning_tokens")),
     field("enable_thinking", Flag, Honoured("false: reasoning_effort none")),
-    field("thinking", Object, Honoured("{type: enabled | disabled, budget_tokens}")),
+    field("thinking", Object, Honoured("{type: enabled or disabled, budget_tokens}"))
+        .holding(&options("thinking", THINKING)),
+    field("reasoning", Object, Honoured("{effort, max_tokens, enabled}"))
+        .holding(&options("reasoning", REASONING)),
     field(
         "chat_template_kwargs",
         Object,
@@ -121,13 +162,24 @@ pub const CHAT: &[Field] = &[
     field("prompt_cache_retention", Text, HINT),
     field("prompt_cache_options", Object, HINT),
     field("service_tier", Text, TIER),
-    field("store", Flag, Only(&["false"], "answers are not stored; leave store out")),
-    field("modalities", Array, Only(&["[\"text\"]"], "answers are text only; leave modalities out")),
-    field("verbosity", Text, Only(&["\"medium\""], "ask for the length you want in a message")),
+    field("store", Flag, Only(&["false"], "Answers are not stored.")),
+    field("modalities", Array, Only(&["[\"text\"]"], "Answers are text only.")),
+    field("verbosity", Text, Only(&["\"medium\""], "Ask in a message for the length that you want.")),
     field("audio", Object, Refused("answers are text only")),
-    field("functions", Array, Refused("use tools instead")),
-    field("function_call", Any, Refused("use tool_choice instead")),
-    field("prediction", Object, Refused("leave it out; the answer is the same without it")),
+    field("functions", Array, Refused("send tools instead, with {type: function, function: …} around each")),
+    field("function_call", Any, Refused("send tool_choice instead")),
+    field("prediction", Object, Noted("it may speed an answer up, and never changes it")),
+    field("ignore_eos", Flag, Only(&["false"], "Raw completions have it.")),
+    field("echo", Flag, Only(&["false"], "Raw completions have it.")),
+    field("best_of", Integer, Only(&["1"], "Answers are not ranked; see n.")),
+    field("add_special_tokens", Flag, Only(&["false"], "The chat template writes them.")),
+    field("return_tokens_as_token_ids", Flag, Only(&["false"], "Raw completions have it.")),
+    field(
+        "reasoning_format",
+        Text,
+        Only(&["\"auto\"", "\"deepseek\""], "Thinking comes as reasoning_content."),
+    ),
+    field("parse_tool_calls", Flag, Only(&["true"], "Calls come as tool_calls.")),
     field("moderation", Any, Refused("no moderation is done here")),
     field("web_search_options", Object, Refused("offer a search function in tools instead")),
 ];
@@ -142,14 +194,23 @@ pub const COMPLETION: &[Field] = &[
             "a string, an array of up to 128 strings, an array of token ids, or an array of such arrays",
         ),
     ),
-    field("max_tokens", Integer, Honoured("1 or more, or 0 with echo; absent: 16")),
+    field("max_tokens", Integer, Honoured("1 or more, or 0 with echo; -1: as many as fit; absent: 16")),
+    field(
+        "parse_special",
+        Flag,
+        Honoured(
+            "false: the names of control tokens in a prompt's text are text; absent: as the server is set up",
+        ),
+    ),
+    field("add_special_tokens", Flag, Honoured("false: no first token before a prompt's text; absent: true")),
     field("echo", Flag, Honoured("true: give the prompt back in front")),
     field("logprobs", Integer, Honoured("0 to 20: how many alternatives to name for each token")),
     field("return_tokens_as_token_ids", Flag, Honoured("true: logprobs name tokens as token_id:N")),
     field("ignore_eos", Flag, Honoured("true: go on past the end-of-sequence token")),
     field("response_format", Object, FORMAT),
     field("stream", Flag, STREAM),
-    field("stream_options", Object, STREAM_OPTIONS),
+    field("stream_options", Object, Honoured("{include_usage}"))
+        .holding(&options("stream_options", STREAM_OPTIONS)),
     field("n", Integer, N),
     field("stop", Any, STOP),
     field("temperature", Number, TEMPERATURE),
@@ -157,6 +218,7 @@ pub const COMPLETION: &[Field] = &[
     field("top_k", Integer, TOP_K),
     field("min_p", Number, MIN_P),
     field("repetition_penalty", Number, REPETITION),
+    field("repeat_penalty", Number, SAME_REPETITION),
     field("frequency_penalty", Number, PENALTY),
     field("presence_penalty", Number, PENALTY),
     field("logit_bias", Object, BIAS),
@@ -166,7 +228,7 @@ pub const COMPLETION: &[Field] = &[
     field(
         "suffix",
         Text,
-        Only(&["\"\""], "filling in the middle is not offered; put all context into prompt"),
+        Only(&["\"\""], "Filling in the middle is not offered; put all context into prompt."),
     ),
 ];
 
@@ -184,6 +246,7 @@ pub const EMBEDDING: &[Field] = &[
     field("pooling", Text, Honoured("mean or last; absent: the model's own")),
     field("user", Text, BOOKKEEPING),
     field("dimensions", Integer, Refused("vectors keep the model's own length; leave it out")),
+    field("input_type", Text, Refused("put instructions into the text")),
 ];
 
 /// `POST /tokenize`.
@@ -193,7 +256,13 @@ pub const TOKENIZE: &[Field] = &[
     field("prompt", Text, Honoured("another name of content")),
     field("add_special", Flag, Honoured("true: begin as a prompt of the model begins; absent: false")),
     field("add_special_tokens", Flag, Honoured("another name of add_special")),
-    field("parse_special", Flag, Honoured("true: the text may name special tokens; absent: false")),
+    field(
+        "parse_special",
+        Flag,
+        Honoured("false: the names of control tokens in the text are text; absent: as the server is set up"),
+    ),
+    field("with_pieces", Flag, Only(&["false"], "Ask /detokenize for each token.")),
+    field("messages", Array, Refused("send them to /apply-template")),
 ];
 
 /// `POST /detokenize`.
@@ -201,40 +270,3 @@ pub const DETOKENIZE: &[Field] = &[
     field("model", Text, Honoured("a name that /v1/models lists; absent: the first of them")),
     field("tokens", Array, Honoured("token ids")),
 ];
-
-/// The table as a JSON schema of the body.
-#[must_use]
-pub fn schema(table: &[Field], required: &[&str]) -> Value {
-    let properties: serde_json::Map<String, Value> = table
-        .iter()
-        .filter(|field| !matches!(field.takes, Refused(_)))
-        .map(|field| {
-            let what = match field.takes {
-                Honoured(what) => what.to_owned(),
-                Noted(why) => format!("accepted and without effect: {why}"),
-                Only(values, why) => format!("only {}: {why}", values.join(", ")),
-                Refused(why) => why.to_owned(),
-            };
-            let mut property = json!({ "description": what });
-            let kind = match field.kind {
-                Text => Some("string"),
-                Flag => Some("boolean"),
-                Integer => Some("integer"),
-                Number => Some("number"),
-                Array => Some("array"),
-                Object => Some("object"),
-                Any => None,
-            };
-            if let (Some(kind), Some(map)) = (kind, property.as_object_mut()) {
-                map.insert("type".to_owned(), json!([kind, "null"]));
-            }
-            (field.name.to_owned(), property)
-        })
-        .collect();
-    json!({
-        "type": "object",
-        "required": required,
-        "properties": properties,
-        "additionalProperties": false,
-    })
-}

@@ -4,7 +4,8 @@ use levain_chat::{ResponseFormat, Tool, ToolChoice};
 use serde_json::{Value, json};
 
 use super::error::ApiError;
-use super::reader::{Reader, quoted, wrong_type};
+use super::reader::{Reader, quoted, wrong_length, wrong_type};
+use super::table::{FUNCTION, TOOL, TOOL_CHOICE};
 use crate::json::{depth, text_len};
 
 const TOOLS_MAX: usize = 128;
@@ -18,13 +19,10 @@ pub(super) fn tools(value: Option<Value>) -> Result<Vec<Tool>, ApiError> {
     let items = match value {
         None => return Ok(Vec::new()),
         Some(Value::Array(items)) => items,
-        Some(other) => return Err(wrong_type("tools", "an array of tools", &other)),
+        Some(other) => return Err(wrong_type("tools", "an array of objects", &other)),
     };
     if items.len() > TOOLS_MAX {
-        return Err(ApiError::invalid(
-            "tools",
-            format!("expected at most {TOOLS_MAX} tools, got {}", items.len()),
-        ));
+        return Err(wrong_length("tools", TOOLS_MAX, items.len()));
     }
     let mut tools: Vec<Tool> = Vec::with_capacity(items.len());
     for (i, item) in items.into_iter().enumerate() {
@@ -51,8 +49,8 @@ fn tool(mut reader: Reader) -> Result<Tool, ApiError> {
         Some(schema) => checked_schema(schema, &path)?,
     };
     let strict = function.flag("strict")?.unwrap_or(false);
-    function.finish_all(&["name", "description", "parameters", "strict"])?;
-    reader.finish_all(&["type", "function"])?;
+    function.finish(&[FUNCTION])?;
+    reader.finish(&[TOOL])?;
     Ok(Tool { name, description, parameters, strict })
 }
 
@@ -65,10 +63,7 @@ pub(super) fn choice(value: Option<Value>, tools: &[Tool]) -> Result<ToolChoice,
             "none" => return Ok(ToolChoice::None),
             "required" => ToolChoice::Required,
             other => {
-                return Err(ApiError::invalid(
-                    "tool_choice",
-                    format!("expected none, auto, required or an object, got {}", quoted(other)),
-                ));
+                return Err(ApiError::none_of("tool_choice", &quoted(other), &["none", "auto", "required"]));
             }
         },
         Some(object) => {
@@ -77,7 +72,7 @@ pub(super) fn choice(value: Option<Value>, tools: &[Tool]) -> Result<ToolChoice,
             let mut function = Reader::object(reader.required("function")?, reader.path("function"))?;
             let name = function.required_text("name")?;
             function.finish_all(&["name"])?;
-            reader.finish_all(&["type", "function"])?;
+            reader.finish(&[TOOL_CHOICE])?;
             if !tools.is_empty() && !tools.iter().any(|tool| tool.name == name) {
                 return Err(ApiError::invalid(
                     "tool_choice.function.name",
@@ -141,7 +136,7 @@ fn function_type(reader: &mut Reader) -> Result<(), ApiError> {
     if kind == "function" {
         return Ok(());
     }
-    Err(ApiError::unsupported(
+    Err(ApiError::unsupported_value(
         reader.path("type"),
         format!("the one type is function, got {}", quoted(&kind)),
     ))

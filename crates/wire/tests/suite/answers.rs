@@ -267,7 +267,7 @@ fn models() {
 #[test]
 fn provider_errors_have_a_status_by_class() {
     for (error, status, code) in [
-        (ProviderError::Overloaded, 429, "overloaded"),
+        (ProviderError::Overloaded, 429, "rate_limit_exceeded"),
         (ProviderError::ShuttingDown, 503, "shutting_down"),
         (ProviderError::Auth("no".into()), 401, "invalid_api_key"),
         (ProviderError::Transient("later".into()), 503, "upstream_error"),
@@ -278,8 +278,8 @@ fn provider_errors_have_a_status_by_class() {
             400,
             "context_length_exceeded",
         ),
-        (ProviderError::Unsupported { param: "tools", message: "no".into() }, 400, "unsupported_parameter"),
-        (ProviderError::Invalid { param: "n", message: "no".into() }, 400, "invalid_value"),
+        (ProviderError::unsupported("tools", "no"), 400, "unsupported_parameter"),
+        (ProviderError::invalid("n", "no"), 400, "invalid_value"),
     ] {
         let api = ApiError::from(&error);
         assert_eq!((api.status, api.code), (status, code));

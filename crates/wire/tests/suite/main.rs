@@ -5,6 +5,8 @@ mod answers;
 #[cfg(test)]
 mod chat_requests;
 #[cfg(test)]
+mod clients;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod prompt_requests;

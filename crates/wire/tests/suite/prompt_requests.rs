@@ -69,6 +69,24 @@ fn every_field_of_a_completion_arrives() {
     assert_eq!((request.sampling.seed, request.sampling.temperature), (Some(7), Some(0.0)));
     assert_eq!(request.stop, ["x"]);
     assert_eq!(completion(json!({ "prompt": "x" })).unwrap().requests[0].max_tokens, Some(16));
+    assert_eq!(completion(json!({ "prompt": "x", "max_tokens": -1 })).unwrap().requests[0].max_tokens, None);
+}
+
+#[test]
+fn raw_prompts_may_hold_control_tokens_unless_somebody_says_otherwise() {
+    let read = |more: Value| {
+        let mut body = json!({ "prompt": ["<s>", "x"] });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let call = completion(body).unwrap();
+        assert!(
+            call.requests.iter().all(|request| request.parse_special == call.parse_special.unwrap_or(true))
+        );
+        (call.parse_special, call.requests[1].add_special_tokens)
+    };
+    assert_eq!(read(json!({})), (None, true));
+    assert_eq!(read(json!({ "parse_special": null, "add_special_tokens": null })), (None, true));
+    assert_eq!(read(json!({ "parse_special": true })), (Some(true), true));
+    assert_eq!(read(json!({ "parse_special": false, "add_special_tokens": false })), (Some(false), false));
 }
 
 #[test]
@@ -111,7 +129,8 @@ fn the_small_calls() {
     let read = |body: Value| TokenizeCall::from_bytes(body.to_string().as_bytes());
     let call = read(json!({ "model": "m", "prompt": "x", "add_special_tokens": true })).unwrap();
     assert_eq!((call.model.as_deref(), call.content.as_str()), (Some("m"), "x"));
-    assert!(call.add_special && !call.parse_special);
+    assert!(call.add_special && call.parse_special.is_none());
+    assert_eq!(read(json!({ "content": "x", "parse_special": false })).unwrap().parse_special, Some(false));
     assert_eq!(read(json!({ "content": "x", "prompt": "x" })).unwrap_err().param.as_deref(), Some("prompt"));
     assert_eq!(read(json!({})).unwrap_err().param.as_deref(), Some("content"));
     let read = |body: Value| DetokenizeCall::from_bytes(body.to_string().as_bytes());
