@@ -203,13 +203,13 @@ pub(crate) struct ServeArgs {
     /// Serve other machines without a key
     #[arg(long)]
     pub(crate) insecure_no_auth: bool,
-    /// Web origins whose pages may call, for example http://localhost:3000; * for all, null for pages from files
+    /// Web origins whose pages may call, for example http://localhost:3000, or * for all
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
     pub(crate) allow_origin: Vec<String>,
     /// Names that the Host header may have besides loopback ones
     #[arg(long, value_name = "HOST", value_delimiter = ',')]
     pub(crate) allow_host: Vec<String>,
-    /// Take the names of control tokens in raw prompts (/v1/completions) for plain text
+    /// Take control tokens in raw prompts (/v1/completions) for plain text
     #[arg(long)]
     pub(crate) no_parse_special: bool,
     /// Sequences that are answered at the same time

@@ -46,6 +46,7 @@ pub(crate) const ENV_VARS: &[EnvVar] = &[
     var("LEVAIN_HOST", "where `levain serve` listens: host, :port, host:port or http://host:port"),
     secret("LEVAIN_API_KEY", "the key that clients of `levain serve` must show"),
     var("LEVAIN_ORIGINS", "web origins whose pages may call `levain serve`, separated by commas"),
+    var("LEVAIN_PARSE_SPECIAL", "false takes control tokens in raw prompts of `levain serve` for plain text"),
     var("LEVAIN_KERNELS", "forces a set of kernels: scalar, neon, avx2, avxvnni or avx512"),
     var("LEVAIN_OFFLINE", "1 forbids the network"),
     var(LEVAIN_NO_PROGRESS, "1 switches progress bars off"),

@@ -139,7 +139,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting {
         key: "serve.parse_special",
         env: "LEVAIN_PARSE_SPECIAL",
-        help: "take the names of control tokens in raw prompts (/v1/completions) for the tokens",
+        help: "parse control tokens in raw prompts (/v1/completions)",
         default: "true",
         secret: false,
         check: |text| flag(text).map(drop),

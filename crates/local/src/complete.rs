@@ -30,6 +30,8 @@ use crate::{
 /// Everything about a request that takes no waiting.
 pub(crate) struct Prepared {
     tokens: Vec<u32>,
+    /// How many of them come before the prompt's own.
+    added: usize,
     sampling: SamplingParams,
     grammar: Option<Source>,
 }
@@ -39,18 +41,24 @@ pub(crate) fn prepare(model: &LocalModel, request: &CompletionRequest) -> Result
     limits::check_n(request.n)?;
     limits::check_stops(&request.stop)?;
     limits::check_logprobs(request.logprobs)?;
+    let (tokens, added) = prompt_tokens(model, request)?;
     Ok(Prepared {
-        tokens: prompt_tokens(model, request)?,
+        tokens,
+        added,
         sampling: model.sampling.resolve(&request.sampling)?,
         grammar: Source::of_format(&request.response_format)?,
     })
 }
 
-/// The tokens of a prompt: a text is read as the request says, ids are taken as they are.
-fn prompt_tokens(model: &LocalModel, request: &CompletionRequest) -> Result<Vec<u32>, ProviderError> {
+/// The tokens of a prompt, and how many were put before its own: a text is read as the request says, ids are taken as
+/// they are.
+fn prompt_tokens(
+    model: &LocalModel,
+    request: &CompletionRequest,
+) -> Result<(Vec<u32>, usize), ProviderError> {
     let text = match &request.prompt {
         CompletionPrompt::Text(text) => text,
-        CompletionPrompt::Tokens(tokens) => return Ok(tokens.clone()),
+        CompletionPrompt::Tokens(tokens) => return Ok((tokens.clone(), 0)),
     };
     let tokenizer = &model.tokenizer;
     let special = if request.parse_special { SpecialTokens::Parse } else { SpecialTokens::AsText };
@@ -60,15 +68,17 @@ fn prompt_tokens(model: &LocalModel, request: &CompletionRequest) -> Result<Vec<
         tokenizer.encode(text, special)
     }
     .map_err(|error| from_tokenizer("prompt", &error))?;
+    if !request.add_special_tokens || !tokenizer.adds_bos() {
+        return Ok((tokens, 0));
+    }
     // A prompt in the model's own format often begins with the first token itself; twice it only confuses the model.
-    if request.add_special_tokens
-        && tokenizer.adds_bos()
-        && let Some(bos) = tokenizer.bos_id()
+    if let Some(bos) = tokenizer.bos_id()
         && tokens.starts_with(&[bos, bos])
     {
         tokens.remove(0);
+        return Ok((tokens, 0));
     }
-    Ok(tokens)
+    Ok((tokens, 1))
 }
 
 /// Compiles what is to be compiled and hands the request to the engine.
@@ -106,6 +116,7 @@ pub(crate) async fn start(
                 CompletionPrompt::Tokens(_) => None,
             },
             tokens: prepared.tokens.clone(),
+            added: prepared.added,
             scored: score_prompt.map(|_| Vec::with_capacity(prepared.tokens.len())),
         }),
         events: Vec::new(),
@@ -157,25 +168,34 @@ struct Echo {
     /// As the caller wrote it, if as text.
     text: Option<String>,
     tokens: Vec<u32>,
+    /// How many of them come before the text.
+    added: usize,
     /// The tokens' log-probabilities as they come, if they were asked for.
     scored: Option<Vec<levain_engine::TokenLogprob>>,
 }
 
 impl Echo {
     fn into_event(self, tokenizer: &Tokenizer) -> (String, Vec<TokenLogprob>) {
+        // Control tokens that stand in the caller's text are spelt there; others have no text.
+        let spelt_from = if self.text.is_some() { self.added } else { usize::MAX };
         let text = self.text.unwrap_or_else(|| {
             let mut detokenizer = DetokenizerState::new(tokenizer);
             let mut text: String = self.tokens.iter().map(|&id| detokenizer.push(tokenizer, id)).collect();
             text.push_str(&detokenizer.flush());
             text
         });
-        let tokens = match self.scored {
+        let mut tokens: Vec<TokenLogprob> = match self.scored {
             Some(scored) => scored
                 .into_iter()
                 .map(|entry| token_logprob(tokenizer, entry.id, entry.logprob, &entry.top))
                 .collect(),
             None => self.tokens.iter().map(|&id| token_logprob(tokenizer, id, None, &[])).collect(),
         };
+        for token in tokens.iter_mut().skip(spelt_from) {
+            if let Some(bytes) = tokenizer.token_bytes_with_control(token.id) {
+                token.bytes = bytes.to_vec();
+            }
+        }
         (text, tokens)
     }
 }

@@ -95,6 +95,7 @@ async fn reference_models_continue_as_expected() {
 async fn text_prompts_echo_stop_and_several() {
     let provider = tiny(None);
     let mut request = greedy(CompletionPrompt::Text("Hello <s> there".into()));
+    request.parse_special = false;
     request.echo = true;
     request.ignore_eos = true;
     let (all, usage) = collect(&provider, request.clone()).await.unwrap();
@@ -115,6 +116,68 @@ async fn text_prompts_echo_stop_and_several() {
     assert_eq!(all[0].text, whole[0].text[..whole[0].text.find(&stop).unwrap()]);
     assert_eq!(all[0].finish, Some(FinishReason::Stop));
     assert!(!all[1].text.contains(&stop));
+}
+
+#[tokio::test]
+async fn raw_prompts_may_name_control_tokens() {
+    let provider = tiny(None);
+    let read = async |text: &str, parse_special: bool, add_special_tokens: bool| {
+        let prompt = CompletionPrompt::Text(text.into());
+        let (logprobs, max_tokens) = (Some(0), Some(0));
+        let request = CompletionRequest {
+            parse_special,
+            add_special_tokens,
+            echo: true,
+            logprobs,
+            max_tokens,
+            ..greedy(prompt)
+        };
+        let (all, usage) = collect(&provider, request).await.unwrap();
+        assert_eq!(all[0].text, text);
+        assert_eq!(all[0].tokens.len() as u64, usage.prompt_tokens);
+        // What the tokens spell is the text: offsets into it are right.
+        let bytes: Vec<u8> = all[0].tokens.iter().flat_map(|token| token.bytes.clone()).collect();
+        assert_eq!(String::from_utf8_lossy(&bytes), text);
+        all[0].ids()
+    };
+    let text = "<|user|>the<|assistant|>";
+    let parsed = provider.tokenize("tiny", text, true, true).await.unwrap();
+    assert!(parsed.starts_with(&[0, 3]) && parsed.ends_with(&[4]));
+    assert_eq!(read(text, true, true).await, parsed);
+    assert_eq!(read(text, true, false).await, parsed[1..]);
+    let plain = provider.tokenize("tiny", text, true, false).await.unwrap();
+    assert!(!plain[1..].iter().any(|id| *id < 5));
+    assert_eq!(read(text, false, true).await, plain);
+    // A text that begins as the model wants is not begun twice, unless that is what is written.
+    assert_eq!(read(&format!("<s>{text}"), true, true).await, parsed);
+    assert_eq!(read(&format!("<s>{text}"), true, false).await, parsed);
+    assert_eq!(read("<s><s>the", true, false).await[..2], [0, 0]);
+    // Ids are what they are.
+    let ids = CompletionPrompt::Tokens(parsed[1..].to_vec());
+    let (_, usage) = collect(&provider, greedy(ids)).await.unwrap();
+    assert_eq!(usage.prompt_tokens, parsed.len() as u64 - 1);
+}
+
+#[tokio::test]
+async fn at_top_p_0_the_likeliest_token_is_taken() {
+    let provider = tiny(None);
+    let prompt = CompletionPrompt::Text("Hello".into());
+    let (greedy_text, _) = collect(&provider, greedy(prompt.clone())).await.unwrap();
+    for top_p in [0.0, f32::MIN_POSITIVE] {
+        let mut request = greedy(prompt.clone());
+        request.sampling =
+            Sampling { temperature: Some(1.0), top_p: Some(top_p), seed: Some(3), ..Sampling::default() };
+        assert_eq!(collect(&provider, request).await.unwrap().0[0].text, greedy_text[0].text);
+    }
+}
+
+#[tokio::test]
+async fn what_is_embedded_is_content() {
+    let provider = tiny(None);
+    let inputs = vec![CompletionPrompt::Text("a<|user|>b".into())];
+    let request = EmbeddingRequest { model: String::new(), inputs, pooling: None, tenant: None };
+    let plain = provider.tokenize("tiny", "a<|user|>b", true, false).await.unwrap();
+    assert_eq!(provider.embed(request).await.unwrap()[0].tokens, plain.len() as u64);
 }
 
 #[tokio::test]

@@ -220,7 +220,7 @@ fn out_of_range<T: std::fmt::Display>(
 fn same(value: &Value, text: &str) -> bool {
     match value.as_f64() {
         Some(number) => text.parse() == Ok(number),
-        None => value.to_string() == text,
+        None => serde_json::from_str::<Value>(text).is_ok_and(|allowed| allowed == *value),
     }
 }
 
