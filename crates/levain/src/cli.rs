@@ -337,16 +337,16 @@ pub(crate) struct RenderArgs {
     /// The model, or a GGUF file with a vocabulary, or a tokenizer.json
     #[arg(required_unless_present = "template")]
     pub(crate) model: Option<String>,
-    /// A JSON file with the list of messages, or `-` for standard input
+    /// A JSON file with the list of messages or a whole chat request, or `-` for standard input
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) messages: PathBuf,
     /// A JSON file with the list of tools
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) tools: Option<PathBuf>,
-    /// Do not begin the assistant's turn
+    /// End with the last message: neither begin the assistant's turn nor go on with its last one
     #[arg(long)]
     pub(crate) no_generation_prompt: bool,
-    /// A template of your own in place of the model's
+    /// A template of your own in place of the model's; without a MODEL it is rendered as transformers would
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) template: Option<PathBuf>,
     /// The text of the template's bos_token

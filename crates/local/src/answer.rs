@@ -2,6 +2,10 @@
 //!
 //! It runs in the engine's sink, so that a stop text ends the sequence at its very token and thinking is timed where
 //! it happens. The work for a token is small and never waits.
+//!
+//! An answer may go on with what has been said already. That is read like the rest of it, so that what follows is known
+//! to be thinking, text or arguments, and is left out of what is handed out; but a call that it begins is handed out
+//! whole, because half of one is of no use.
 
 use std::{
     collections::VecDeque,
@@ -27,6 +31,8 @@ use crate::{
 pub(crate) struct AnswerShape {
     pub(crate) tags: Option<ThinkTags>,
     pub(crate) prompt: PromptState,
+    /// What has been said of the answer already.
+    pub(crate) said: String,
     /// The syntax of calls and the functions on offer, if some are.
     pub(crate) tools: Option<(ToolSyntax, Vec<String>)>,
     pub(crate) stops: Vec<String>,
@@ -45,8 +51,12 @@ pub(crate) struct Answer {
     tools: Option<ToolParser>,
     stop: StopMatcher,
     logprobs: bool,
-    /// Bytes of text so far.
+    /// Bytes of text so far, with what was said before.
     offset: u64,
+    /// Bytes of what was said before.
+    said: u64,
+    /// What a call that was begun before adds to the answer.
+    early: Vec<ChatEvent>,
     /// Tokens whose text was not handed out yet, with the bytes of the text that they are behind.
     queue: VecDeque<(u64, u64, TokenLogprob)>,
     calls: u32,
@@ -61,16 +71,22 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn new(index: u32, tokenizer: &Arc<Tokenizer>, shape: &AnswerShape) -> Self {
-        Self {
+        let detokenizer = match shape.said.as_str() {
+            "" => DetokenizerState::new(tokenizer),
+            _ => DetokenizerState::continuing(tokenizer),
+        };
+        let mut this = Self {
             index,
             tokenizer: Arc::clone(tokenizer),
             marks: Arc::clone(&shape.marks),
-            detokenizer: DetokenizerState::new(tokenizer),
+            detokenizer,
             splitter: ReasoningSplitter::new(shape.tags.clone(), shape.prompt),
             tools: shape.tools.clone().map(|(syntax, names)| ToolParser::new(syntax, names)),
             stop: StopMatcher::new(&shape.stops),
             logprobs: shape.logprobs,
             offset: 0,
+            said: shape.said.len() as u64,
+            early: Vec::new(),
             queue: VecDeque::new(),
             calls: 0,
             tokens: 0,
@@ -80,7 +96,11 @@ impl Answer {
             stopped: false,
             pieces: Vec::new(),
             tool_pieces: Vec::new(),
-        }
+        };
+        let mut early = Vec::new();
+        this.text(&shape.said, &mut early);
+        this.early = early;
+        this
     }
 
     /// Whether a stop text has ended it.
@@ -109,6 +129,7 @@ impl Answer {
         if self.stopped {
             return;
         }
+        out.append(&mut self.early);
         let first = *self.first_token.get_or_insert_with(Instant::now);
         let before = self.splitter.is_answering();
         self.tokens += 1;
@@ -134,20 +155,25 @@ impl Answer {
         }
     }
 
-    /// Hands out what was held back, and why the answer ended.
+    /// Hands out what was held back, and why the answer ended. Where it was cut off, half a character and what may be
+    /// the beginning of a tag or of a call are dropped: they would come out as text that nobody meant.
     pub(crate) fn finish(&mut self, reason: FinishReason, out: &mut Vec<ChatEvent>) {
-        if !self.stopped {
+        out.append(&mut self.early);
+        let ended = reason == FinishReason::Stop;
+        if ended && !self.stopped {
             let rest = self.detokenizer.flush();
             self.text(&rest, out);
             self.splitter.finish(&mut self.pieces);
             self.drain_pieces(out);
         }
-        if !self.stopped {
+        if ended && !self.stopped {
             if let Some(mut tools) = self.tools.take() {
                 tools.finish(&mut self.tool_pieces);
                 self.drain_tool_pieces(out);
                 self.tools = Some(tools);
             }
+        }
+        if !self.stopped {
             let rest = self.stop.flush();
             self.emit_text(rest, out);
         }
@@ -173,7 +199,10 @@ impl Answer {
             }
             match (piece.section, &mut self.tools) {
                 (Section::Reasoning, _) => {
-                    out.push(ChatEvent::Reasoning { index: self.index, text: piece.text });
+                    let (_, text) = self.unsaid(piece.start, &piece.text);
+                    if !text.is_empty() {
+                        out.push(ChatEvent::Reasoning { index: self.index, text: text.to_owned() });
+                    }
                 }
                 (Section::Answer, Some(tools)) => {
                     tools.push(piece.start, &piece.text, &mut self.tool_pieces);
@@ -206,7 +235,17 @@ impl Answer {
         }
     }
 
+    /// The part of a piece that was not said before, with its offset.
+    fn unsaid<'t>(&self, start: u64, text: &'t str) -> (u64, &'t str) {
+        let known = usize::try_from(self.said.saturating_sub(start)).unwrap_or(usize::MAX).min(text.len());
+        (start + known as u64, text.get(known..).unwrap_or_default())
+    }
+
     fn answer_text(&mut self, start: u64, text: &str, out: &mut Vec<ChatEvent>) {
+        let (start, text) = self.unsaid(start, text);
+        if text.is_empty() {
+            return;
+        }
         let certain = self.stop.push(start, text);
         self.stopped |= certain.stopped;
         self.emit_text(certain, out);
@@ -260,3 +299,6 @@ fn call_id() -> String {
     let count = CALLS.fetch_add(1, Ordering::Relaxed);
     format!("call_{:016x}{:08x}", RandomState::new().hash_one(count), count & 0xffff_ffff)
 }
+
+#[cfg(test)]
+mod tests;

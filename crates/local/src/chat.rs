@@ -24,7 +24,7 @@ use crate::{
     model::LocalModel,
     stream::{Bill, Sender, channel, finish_reason},
     table::Gate,
-    template::{Prompt, is_formatted, offered_tools},
+    template::{self, Prompt, is_formatted, offered_tools},
     tools::{From, ToolSyntax, call_grammar, trigger},
 };
 
@@ -65,11 +65,7 @@ pub(crate) fn prepare(model: &LocalModel, request: &ChatRequest) -> Result<Prepa
 }
 
 fn prompt(model: &LocalModel, request: &ChatRequest) -> Result<Prompt, ProviderError> {
-    let template = model.template.as_ref().ok_or_else(|| ProviderError::Unsupported {
-        param: "messages".into(),
-        message: "this model has no chat template; give one when it is loaded, or use completions".to_owned(),
-    })?;
-    template.prompt(&model.tokenizer, request)
+    template::prompt(model.template.as_ref(), &model.tokenizer, request, template::today())
 }
 
 /// The grammar that a request's tools and response format add up to.
@@ -136,6 +132,7 @@ pub(crate) async fn start(
     let shape = AnswerShape {
         tags,
         prompt: prompt.state,
+        said: prompt.said.clone(),
         tools: prompt.syntax.map(|syntax| (syntax, names())),
         stops: request.stop.clone(),
         logprobs: request.logprobs.is_some(),
@@ -143,7 +140,7 @@ pub(crate) async fn start(
     };
     let (sender, pending) = channel();
     let mut sink = Sink::new(n, &model.tokenizer, &shape, sender);
-    let constraints = constraints(&model, thinking.as_ref(), &body, &sink);
+    let constraints = constraints(&model, thinking.as_ref(), &body, &prompt.said, &sink)?;
     let mut engine_request = Request::new(prompt.tokens, move |event| sink.event(event));
     engine_request.sampling = sampling;
     engine_request.max_tokens = request.max_tokens;
@@ -178,13 +175,24 @@ fn constraints(
     model: &LocalModel,
     thinking: Option<&Thinking>,
     body: &Body,
+    said: &str,
     sink: &Sink,
-) -> Vec<Box<dyn Constraint>> {
-    let make = |at| {
-        let inner = AnswerConstraint::new(&model.table, thinking.cloned(), body.clone());
-        Stoppable::wrap(sink.flags.get(at), inner)
-    };
-    (0..sink.answers.len()).filter_map(make).collect()
+) -> Result<Vec<Box<dyn Constraint>>, ProviderError> {
+    let mut constraints = Vec::new();
+    for at in 0..sink.answers.len() {
+        let mut inner = AnswerConstraint::new(&model.table, thinking.cloned(), body.clone());
+        if let Some(inner) = inner.as_mut().filter(|_| !said.is_empty()) {
+            inner.resume(said).map_err(|reason| {
+                let message = format!(
+                    "the last one can't be continued as the request asks: {reason}; change it, or begin a new turn with \
+                     add_generation_prompt"
+                );
+                invalid("messages", message)
+            })?;
+        }
+        constraints.extend(Stoppable::wrap(sink.flags.get(at), inner));
+    }
+    Ok(constraints)
 }
 
 /// Ends one answer of several when its sink has met a stop text: the engine cancels whole requests only.

@@ -1,5 +1,7 @@
 //! What an answer may consist of, token by token: free thinking within its budget, then text, a grammar, or calls.
 
+mod resume;
+
 use std::sync::Arc;
 
 use levain_engine::{Constraint, TokenMask};

@@ -29,6 +29,7 @@ mod stream;
 mod table;
 mod template;
 mod tools;
+mod turn;
 
 pub use error::LocalError;
 pub use files::{Vocabulary, vocabulary};
@@ -37,4 +38,5 @@ pub use model::{LocalModel, LocalOptions, check_draft_vocabulary};
 pub use provider::LocalProvider;
 pub use reasoning::{Piece, PromptState, ReasoningSplitter, Section, ThinkTags};
 pub use stop::{STOP_BYTES_MAX, STOP_TEXTS_MAX, StopMatcher, StopOutput};
+pub use template::PromptRenderer;
 pub use tools::{ToolParser, ToolPiece, ToolSyntax};

@@ -3,6 +3,10 @@
 //! Only one block of thinking counts: the one that leads the output, or the one that the chat template has
 //! already opened at the end of the prompt. Think tags anywhere later are text of the answer. What comes out
 //! does not depend on how the stream was cut.
+//!
+//! What is held back may become a tag. Where the model ends its answer by itself it has not, and
+//! [`ReasoningSplitter::finish`] hands it out. Where the answer is cut off nobody can tell: then it is dropped with the
+//! splitter.
 
 /// A pair of tags that enclose thinking.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,12 +168,13 @@ impl ReasoningSplitter {
         }
     }
 
-    /// Hands out what was held back; the output has ended.
+    /// Hands out what was held back; the model has ended the output. Not for an output that was cut off.
     pub fn finish(&mut self, out: &mut Vec<Piece>) {
         match self.state {
             State::Lead if !(self.after_block && self.held.trim().is_empty()) => {
                 self.begin_answer(out);
             }
+            State::Gap if !self.held.trim().is_empty() => self.begin_answer(out),
             State::ThinkLead | State::Think => self.take(self.held.len(), Some(Section::Reasoning), out),
             State::Lead | State::Gap | State::Answer => {}
         }
@@ -188,7 +193,13 @@ impl ReasoningSplitter {
                         self.take(blank + tags.open.len(), None, out);
                         return Some(State::ThinkLead);
                     }
-                    if tags.open.starts_with(rest) {
+                    // A closing tag ends what was never begun: thinking that was turned off.
+                    if rest.starts_with(&tags.close) {
+                        self.take(blank + tags.close.len(), None, out);
+                        self.after_block = true;
+                        return Some(State::Gap);
+                    }
+                    if tags.open.starts_with(rest) || tags.close.starts_with(rest) {
                         return None;
                     }
                 }
@@ -229,6 +240,15 @@ impl ReasoningSplitter {
             }
             State::Gap => {
                 if self.held.get(from..).unwrap_or_default().trim_start().is_empty() {
+                    return None;
+                }
+                let rest = self.held.trim_start();
+                if rest.starts_with(&tags.close) {
+                    // Said twice.
+                    self.take(self.held.len() - rest.len() + tags.close.len(), None, out);
+                    return Some(State::Gap);
+                }
+                if tags.close.starts_with(rest) {
                     return None;
                 }
                 self.begin_answer(out);

@@ -57,6 +57,32 @@ impl TokenTable {
         }
     }
 
+    /// Tokens that add up to a text, none of more than one character: whatever is looked for in the text ends at the
+    /// end of one. `None` if the vocabulary has none for some character.
+    pub(crate) fn spell(&self, text: &str) -> Option<Vec<u32>> {
+        let mut short: HashMap<&[u8], u32> = HashMap::new();
+        for id in 0..u32::try_from(self.len()).unwrap_or(u32::MAX) {
+            let bytes = self.bytes(id);
+            if (1..=4).contains(&bytes.len()) {
+                short.entry(bytes).or_insert(id);
+            }
+        }
+        let mut tokens = Vec::with_capacity(text.len());
+        for c in text.chars() {
+            let mut buffer = [0; 4];
+            let bytes = c.encode_utf8(&mut buffer).as_bytes();
+            match short.get(bytes) {
+                Some(&id) => tokens.push(id),
+                None => {
+                    for byte in bytes {
+                        tokens.push(*short.get(std::slice::from_ref(byte))?);
+                    }
+                }
+            }
+        }
+        Some(tokens)
+    }
+
     /// Tokens of nothing but newlines.
     pub(crate) fn newlines(&self) -> &[u32] {
         &self.newlines
@@ -222,6 +248,8 @@ mod tests {
         let table = table(&["", "a", "\n\n", "é"]);
         assert_eq!((table.len(), table.bytes(3), table.bytes(4)), (4, "é".as_bytes(), &[][..]));
         assert_eq!(table.newlines(), [2]);
+        assert_eq!(table.spell("aéa"), Some(vec![1, 3, 1]));
+        assert_eq!((table.spell("b"), table.spell("\n\n")), (None, None));
         let long = "x".repeat(600);
         assert_eq!(TokenTable::new(1, |_| long.as_bytes()).bytes(0), b"");
     }

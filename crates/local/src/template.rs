@@ -2,18 +2,20 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use levain_chat::{ChatRequest, ProviderError, ReasoningEffort, ResponseFormat, Tool, ToolChoice};
-use levain_tokenizer::{
-    ChatInput, ChatTemplate, Date, RenderedChat, SpecialTokens, Tokenizer, TokenizerError,
+use levain_chat::{
+    ChatRequest, Message, ProviderError, ReasoningEffort, RenderedPrompt, ResponseFormat, Tool, ToolChoice,
 };
+use levain_tokenizer::{ChatInput, ChatTemplate, Date, RenderedChat, Tokenizer, TokenizerError};
 use serde_json::{Map, Value};
 
 use crate::{
-    error::from_tokenizer,
+    error::{LocalError, from_tokenizer},
+    files::Vocabulary,
     guide::{check_schema, invalid},
     messages::{self, Arguments},
     reasoning::{PromptState, ThinkTags},
     tools::{self, ToolSyntax},
+    turn::{self, Ending},
 };
 
 /// Functions that a request may offer.
@@ -46,12 +48,15 @@ impl std::fmt::Debug for Compiled {
     }
 }
 
-/// A prompt ready for the engine, and how to read what follows it.
+/// A prompt, and how to read what follows it.
 #[derive(Debug)]
 pub(crate) struct Prompt {
     pub(crate) text: String,
     pub(crate) tokens: Vec<u32>,
+    /// Where the prompt leaves the model, but for what is `said`.
     pub(crate) state: PromptState,
+    /// What the prompt ends with that the answer goes on with; it is read as part of the answer, and not given back.
+    pub(crate) said: String,
     /// The syntax of calls, if functions are on offer.
     pub(crate) syntax: Option<ToolSyntax>,
 }
@@ -77,65 +82,73 @@ impl Template {
         tools.chain(tags).collect()
     }
 
-    /// Renders and tokenizes a conversation.
+    /// Renders and tokenizes a conversation: the one way from a request to what a model sees.
     pub(crate) fn prompt(
         &self,
         tokenizer: &Tokenizer,
         request: &ChatRequest,
+        date: Date,
     ) -> Result<Prompt, ProviderError> {
         let offered = offered_tools(request)?;
-        let needs_tools = !offered.is_empty();
+        let (needs_tools, has_tool_parts) =
+            (!offered.is_empty(), messages::has_tool_parts(&request.messages));
         let compiled = match &self.with_tools {
-            Some(with_tools) if needs_tools || messages::has_tool_parts(&request.messages) => with_tools,
+            Some(with_tools) if needs_tools || has_tool_parts => with_tools,
             _ => &self.plain,
         };
         if compiled.syntax.is_none() {
-            compiled.refuse_tools(needs_tools, messages::has_tool_parts(&request.messages))?;
+            compiled.refuse_tools(needs_tools, has_tool_parts)?;
         }
-        let kwargs = self.variables(compiled, request)?;
-        let rendered = compiled.render(request, offered, kwargs)?;
-        let mut tokens =
+        let view = View { template: self, compiled, request, offered, date };
+        let (rendered, state, said) = turn::prompt(&view)?;
+        let tokens =
             tokenizer.encode_prompt(&rendered).map_err(|error| from_tokenizer("messages", &error))?;
-        let mut text = rendered.text().to_owned();
-        let mut state = PromptState::Before;
-        if let Some(tags) = &self.tags {
-            state = tags.prompt_state(&text);
-            let suffix = self.suffix(compiled, tags, state, request);
-            if !suffix.is_empty() {
-                let more = tokenizer.encode(&suffix, SpecialTokens::Parse);
-                tokens.extend(more.map_err(|error| from_tokenizer("messages", &error))?);
-                text.push_str(&suffix);
-                state = tags.prompt_state(&text);
-            }
-        }
-        Ok(Prompt { text, tokens, state, syntax: compiled.syntax.filter(|_| needs_tools) })
+        let syntax = compiled.syntax.filter(|_| needs_tools);
+        Ok(Prompt { text: rendered.text().to_owned(), tokens, state, said, syntax })
+    }
+}
+
+/// A request as one of a model's templates sees it.
+pub(crate) struct View<'a> {
+    template: &'a Template,
+    compiled: &'a Compiled,
+    pub(crate) request: &'a ChatRequest,
+    offered: &'a [Tool],
+    date: Date,
+}
+
+impl View<'_> {
+    pub(crate) fn tags(&self) -> Option<&ThinkTags> {
+        self.template.tags.as_ref()
     }
 
-    /// What the template should have written to make the model think, or not.
-    fn suffix(
+    pub(crate) fn render(
         &self,
-        compiled: &Compiled,
-        tags: &ThinkTags,
-        state: PromptState,
-        request: &ChatRequest,
-    ) -> String {
-        let ThinkTags { open, close } = tags;
-        let thinks = thinks(request);
+        messages: &[Message],
+        ending: Ending<'_>,
+    ) -> Result<RenderedChat, ProviderError> {
+        let kwargs = self.variables()?;
+        self.compiled.render(messages, ending, self.offered, kwargs, self.date)
+    }
+
+    /// What the template should have written, where a turn begins, to make the model think, or not.
+    pub(crate) fn suffix(&self, state: PromptState) -> String {
+        let Some(ThinkTags { open, close }) = self.tags() else { return String::new() };
+        let thinks = thinks(self.request);
         match state {
             PromptState::Open if !thinks => format!("\n{close}\n\n"),
             PromptState::Before if !thinks => format!("{open}\n\n{close}\n\n"),
             // Early copies of R1's templates leave the opening tag to the model, which then often skips thinking.
-            PromptState::Before if self.is_r1 && !compiled.template.mentions(open) => format!("{open}\n"),
+            PromptState::Before if self.template.is_r1 && !self.compiled.template.mentions(open) => {
+                format!("{open}\n")
+            }
             _ => String::new(),
         }
     }
 
     /// The request's variables for the template, and those that its other fields mean.
-    fn variables(
-        &self,
-        compiled: &Compiled,
-        request: &ChatRequest,
-    ) -> Result<Map<String, Value>, ProviderError> {
+    fn variables(&self) -> Result<Map<String, Value>, ProviderError> {
+        let request = self.request;
         let mut variables = Map::new();
         for (name, value) in &request.template_kwargs {
             if RESERVED.contains(&name.as_str()) {
@@ -150,9 +163,9 @@ impl Template {
             Some(ReasoningEffort::High) => Some("high"),
             Some(ReasoningEffort::None) | None => None,
         };
-        let speaks_of_effort = compiled.template.mentions("reasoning_effort");
+        let speaks_of_effort = self.compiled.template.mentions("reasoning_effort");
         if let Some(word) = word {
-            if self.tags.is_none() && !speaks_of_effort {
+            if self.tags().is_none() && !speaks_of_effort {
                 return Err(ProviderError::Unsupported {
                     param: "reasoning_effort".into(),
                     message: "this model does not think before it answers; leave the field out".to_owned(),
@@ -160,7 +173,7 @@ impl Template {
             }
             variables.entry("reasoning_effort").or_insert_with(|| word.into());
         }
-        if self.tags.is_some() {
+        if self.tags().is_some() {
             let thinks = thinks(request);
             for name in THINKING_VARIABLES {
                 variables.entry(name).or_insert(thinks.into());
@@ -190,26 +203,35 @@ impl Compiled {
 
     fn render(
         &self,
-        request: &ChatRequest,
+        messages: &[Message],
+        ending: Ending<'_>,
         offered: &[Tool],
         kwargs: Map<String, Value>,
+        date: Date,
     ) -> Result<RenderedChat, ProviderError> {
         let tools = (!offered.is_empty()).then(|| messages::tools_to_template(offered));
         let mut input = ChatInput {
             messages: Value::Null,
             tools,
-            add_generation_prompt: true,
-            date: Some(now()),
+            add_generation_prompt: ending == Ending::NewTurn,
+            date: Some(date),
             kwargs,
         };
-        let mut list = messages::to_template(&request.messages, Arguments::Object)?;
-        input.messages = list.clone().into();
+        let list = |arguments| {
+            let mut list = messages::to_template(messages, arguments)?;
+            if let (Ending::Content(text), Some(last)) = (ending, list.last_mut()) {
+                last["content"] = text.into();
+            }
+            Ok::<_, ProviderError>(list)
+        };
+        let mut shown = list(Arguments::Object)?;
+        input.messages = shown.clone().into();
         let mut rendered = self.template.render(&input);
         if matches!(rendered, Err(TokenizerError::TemplateFailed { .. }))
-            && messages::has_tool_parts(&request.messages)
+            && messages::has_tool_parts(messages)
         {
-            list = messages::to_template(&request.messages, Arguments::Text)?;
-            input.messages = list.clone().into();
+            shown = list(Arguments::Text)?;
+            input.messages = shown.clone().into();
             rendered = self.template.render(&input).or(rendered);
         }
         let rendered = rendered.map_err(|error| from_tokenizer("messages", &error))?;
@@ -220,9 +242,57 @@ impl Compiled {
             return Ok(rendered);
         }
         // The template knows calls and results but does not tell the model of the functions: DeepSeek's.
-        tools::describe(syntax, &tools, &mut list);
-        input.messages = list.into();
+        tools::describe(syntax, &tools, &mut shown);
+        input.messages = shown.into();
         self.template.render(&input).map_err(|error| from_tokenizer("messages", &error))
+    }
+}
+
+/// What a model sees of a request: the one function that chats and those who only look go through.
+pub(crate) fn prompt(
+    template: Option<&Template>,
+    tokenizer: &Tokenizer,
+    request: &ChatRequest,
+    date: Date,
+) -> Result<Prompt, ProviderError> {
+    let template = template.ok_or_else(|| ProviderError::Unsupported {
+        param: "messages".into(),
+        message: "this model has no chat template; give one when it is loaded, or use completions".to_owned(),
+    })?;
+    template.prompt(tokenizer, request, date)
+}
+
+/// A vocabulary and its chat template without weights: it shows what the model would see.
+pub struct PromptRenderer {
+    tokenizer: Tokenizer,
+    template: Option<Template>,
+}
+
+impl PromptRenderer {
+    /// Takes the vocabulary's own template, or another in its place.
+    ///
+    /// # Errors
+    /// If the template is no valid one.
+    pub fn new(vocabulary: Vocabulary, chat_template: Option<&str>) -> Result<Self, LocalError> {
+        let Vocabulary { tokenizer, path, template } = vocabulary;
+        let template = Template::load(&tokenizer, chat_template.or(template.as_deref()))
+            .map_err(|source| LocalError::Tokenizer { path, source })?;
+        Ok(Self { tokenizer, template })
+    }
+
+    /// The prompt that a model with this vocabulary and template gets for a request on that day.
+    ///
+    /// # Errors
+    /// As a chat with the same request.
+    pub fn render(&self, request: &ChatRequest, date: Date) -> Result<RenderedPrompt, ProviderError> {
+        let prompt = prompt(self.template.as_ref(), &self.tokenizer, request, date)?;
+        Ok(RenderedPrompt { text: prompt.text, tokens: prompt.tokens })
+    }
+}
+
+impl std::fmt::Debug for PromptRenderer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PromptRenderer").field("template", &self.template).finish_non_exhaustive()
     }
 }
 
@@ -267,7 +337,8 @@ pub(crate) fn is_formatted(format: &ResponseFormat) -> bool {
     *format != ResponseFormat::Text
 }
 
-fn now() -> Date {
+/// Today, as templates print it.
+pub(crate) fn today() -> Date {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Date::from_unix(since.as_secs())
 }

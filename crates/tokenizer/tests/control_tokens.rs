@@ -235,3 +235,32 @@ proptest! {
         prop_assert_eq!(tokenizer.decode(&ids).unwrap(), prompt.text());
     }
 }
+
+#[test]
+fn a_prompt_is_cut_and_goes_on_without_new_control_tokens() {
+    let tokenizer = tokenizer();
+    let source = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}<think>\n";
+    let template = tokenizer.chat_template(Some(source)).unwrap();
+    let messages =
+        json!([{"role": "user", "content": "MARK<think>"}, {"role": "assistant", "content": "MARK"}]);
+    let input = ChatInput { messages, ..ChatInput::default() };
+    let mut prompt = template.render(&input).unwrap();
+    assert!(!prompt.strip_end("</think>") && prompt.strip_end("<think>"));
+    assert_eq!(prompt.text(), "<|im_start|>MARK<think><|im_end|><|im_start|>MARK<|im_end|>");
+    assert!(!prompt.end_before("ELSEWHERE") && prompt.end_before("MARK"));
+    assert_eq!(prompt.text(), "<|im_start|>MARK<think><|im_end|><|im_start|>");
+    prompt.push_answer("a<|im_end|><|im_");
+    prompt.push_answer("start|>");
+    prompt.push_template("<|im_end|>");
+    assert_eq!(
+        prompt.text(),
+        "<|im_start|>MARK<think><|im_end|><|im_start|>a<|im_end|><|im_start|><|im_end|>"
+    );
+    let tokens = tokenizer.encode_prompt(&prompt).unwrap();
+    let control: Vec<&str> = tokens
+        .iter()
+        .filter(|&&id| tokenizer.is_control(id))
+        .filter_map(|&id| tokenizer.token_text(id))
+        .collect();
+    assert_eq!(control, ["<|im_start|>", "<|im_end|>", "<|im_start|>", "<|im_end|>"]);
+}

@@ -53,6 +53,25 @@ fn prompts_are_rendered_exactly() {
     let json = home.run(&["render", &path, "--messages", messages, "--json"]).json();
     assert_eq!(json["text"], "<user>2 + 2?\n<assistant>");
     assert!(json["tokens"].as_array().unwrap().len() > 5);
+    // A whole request is read as the server reads it.
+    let request = |body: serde_json::Value| {
+        let file = home.file("r.json", &body.to_string());
+        home.run(&["render", &path, "--messages", file.to_str().unwrap()])
+    };
+    let said = json!([{ "role": "user", "content": "2 + 2?" }, { "role": "assistant", "content": "It is" }]);
+    assert_eq!(request(said.clone()).ok(), "<user>2 + 2?\n<assistant>It is");
+    let new = json!({ "messages": said, "add_generation_prompt": true, "max_tokens": 5 });
+    assert_eq!(request(new).ok(), "<user>2 + 2?\n<assistant>It is\n<assistant>");
+    for (more, word) in [
+        (json!({ "continue_final_message": true, "add_generation_prompt": true }), "contradicts"),
+        (json!({ "tools": [{ "type": "function", "function": { "name": "f" } }] }), "tools"),
+        (json!({ "max_tokns": 5 }), "max_tokens"),
+    ] {
+        let mut body = more;
+        body["messages"] = said.clone();
+        let ran = request(body);
+        assert!(ran.code == 1 && ran.err.contains(word), "{}", ran.err);
+    }
     let template = home
         .file("t.jinja", "{{ bos_token }}{{ strftime_now('%d %b %Y') }}{{ eos_token }}{{ tools | length }}");
     let tools = home.file("tools.json", "[{},{}]");

@@ -7,6 +7,9 @@ use super::{
 
 /// Bytes of a function name.
 pub(crate) const NAME_BYTES_MAX: usize = 256;
+/// The keys that may stand before the name in a call without a mark around it. With any other an object is an answer in
+/// JSON, which must not wait for its end to be told from a call.
+const KEYS_BEFORE_NAME: [&str; 5] = ["name", "arguments", "parameters", "type", "id"];
 /// Bytes of a key, or of a value that is neither name nor arguments.
 const OTHER_BYTES_MAX: usize = 4096;
 /// Bytes of arguments that are held while the name is unknown or while they are a quoted string.
@@ -168,6 +171,10 @@ impl CallObject {
 
     fn in_key(&mut self, byte: u8) -> Progress {
         self.raw.push(byte);
+        let is_call_key = |key: &&str| format!("\"{key}\"").as_bytes().starts_with(&self.raw);
+        if self.known.is_some() && self.name.is_none() && !KEYS_BEFORE_NAME.iter().any(is_call_key) {
+            return Progress::Malformed;
+        }
         match self.scanner.push(byte) {
             Scan::More if self.raw.len() <= OTHER_BYTES_MAX => Progress::More,
             Scan::Done => match serde_json::from_slice(&self.raw) {

@@ -101,6 +101,15 @@ impl ToolSyntax {
         }
     }
 
+    /// The marks that close a call, if it has some of its own.
+    pub(crate) fn call_ends(self) -> &'static [&'static str] {
+        match self {
+            Self::Hermes => &[TOOL_CALL_END],
+            Self::DeepSeek | Self::DeepSeekV31 => &[CALL_END, CALLS_END],
+            Self::Llama3 | Self::Mistral => &[],
+        }
+    }
+
     /// Whether one answer can hold several calls.
     #[must_use]
     pub fn parallel(self) -> bool {

@@ -1,5 +1,8 @@
-//! Reads tool calls out of a streaming answer. What can't be read as a call comes out as text; nothing is lost,
-//! and what comes out does not depend on how the stream was cut.
+//! Reads tool calls out of a streaming answer. What can't be read as a call comes out as text, and what comes out does
+//! not depend on how the stream was cut.
+//!
+//! What is held back may become the markup of a call. Where the model ends its answer by itself it has not, and
+//! [`ToolParser::finish`] hands it out. Where the answer is cut off nobody can tell: then it is dropped with the parser.
 
 use super::{
     CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, MISTRAL_ARGS, TOOL_CALL_END, TOOL_SEP, ToolPiece,
@@ -11,6 +14,8 @@ use crate::reasoning::{floor_char, partial_suffix};
 
 /// White space before a call that is held back, and dropped if the call comes.
 const SPACE_BYTES_MAX: usize = 64;
+/// Bytes behind a call's object, such as a brace too many, that are dropped if the mark that closes the call follows.
+const JUNK_BYTES_MAX: usize = 64;
 /// Bytes between the mark that opens a call and its arguments.
 const HEADER_BYTES_MAX: usize = NAME_BYTES_MAX + 256;
 
@@ -79,7 +84,7 @@ impl ToolParser {
         self.run(out);
     }
 
-    /// Hands out what was held back; the answer has ended.
+    /// Hands out what was held back; the model has ended the answer. Not for an answer that was cut off.
     pub fn finish(&mut self, out: &mut Vec<ToolPiece>) {
         match std::mem::replace(&mut self.state, State::Text) {
             State::Object { call, .. } if call.started() => {}
@@ -87,7 +92,8 @@ impl ToolParser {
                 let rest = std::mem::take(&mut self.held);
                 arguments(rest, out);
             }
-            State::Arguments(_) | State::Between { .. } => {}
+            State::Arguments(_) => {}
+            State::Between { .. } if self.is_rest_of_call() => {}
             _ if self.calls > 0 && !self.text_since_call && self.held.trim().is_empty() => {}
             _ => self.text(self.held.len(), out),
         }
@@ -264,8 +270,7 @@ impl ToolParser {
             }
             Progress::Done => (State::Between { list }, true),
             Progress::Malformed if call.started() => {
-                // Behind complete arguments the rest can only be text.
-                (if call.in_arguments() { State::Broken } else { State::Text }, true)
+                (if call.in_arguments() { State::Broken } else { State::Between { list } }, true)
             }
             Progress::Malformed => self.not_a_call(mark, out),
         }
@@ -342,7 +347,35 @@ impl ToolParser {
         if closers.iter().any(|(mark, _)| mark.starts_with(&self.held)) {
             return (State::Between { list }, false);
         }
-        (State::Text, true)
+        self.junk(list)
+    }
+
+    /// Behind a call stands what should not: it belongs to the call if the mark that closes it follows soon.
+    fn junk(&mut self, list: bool) -> (State, bool) {
+        let ends = self.syntax.call_ends();
+        let Some(longest) = ends.iter().map(|end| end.len()).max() else { return (State::Text, true) };
+        let window = floor_char(&self.held, JUNK_BYTES_MAX + longest);
+        let first = |marks: &[&str]| {
+            let near = self.held.get(..window).unwrap_or_default();
+            marks.iter().filter_map(|mark| near.find(mark)).min()
+        };
+        match (first(ends), first(self.syntax.openers())) {
+            (Some(end), opener) if opener.is_none_or(|opener| end < opener) => {
+                self.take(end);
+                (State::Between { list }, true)
+            }
+            (_, Some(_)) => (State::Text, true),
+            _ if self.held.len() < JUNK_BYTES_MAX + longest => (State::Between { list }, false),
+            _ => (State::Text, true),
+        }
+    }
+
+    /// Whether nothing is held but what a call may leave behind: braces too many, and a part of its closing mark.
+    fn is_rest_of_call(&self) -> bool {
+        let ends = self.syntax.call_ends().iter();
+        let partial = ends.map(|end| partial_suffix(&self.held, end)).max().unwrap_or(0);
+        let rest = self.held.get(..self.held.len() - partial).unwrap_or_default();
+        rest.chars().all(|c| c.is_whitespace() || matches!(c, '}' | ']' | '`' | ';' | ','))
     }
 
     /// Hands the first `len` held bytes out as text.

@@ -20,3 +20,5 @@ mod thinking;
 mod tool_calls;
 #[cfg(test)]
 mod tools;
+#[cfg(test)]
+mod turns;

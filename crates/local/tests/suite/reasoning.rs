@@ -118,6 +118,14 @@ fn table() {
         (Closed, "\n\n4\n", "", "4\n"),
         (Closed, "\n\n", "", ""),
         (Closed, "  \n  4", "", "  4"),
+        // A closing tag that closes nothing: thinking was turned off, or the tag comes twice.
+        (Closed, "</think>\n\n4", "", "4"),
+        (Before, "\n</think>\n\n4", "", "4"),
+        (Before, "</thi", "", "</thi"),
+        (Before, "</think> x </think>", "", " x </think>"),
+        (Open, "a</think>\n</think>\n\n4", "a", "4"),
+        (Open, "a</think></thi", "a", "</thi"),
+        (Open, "a</think>\n\n</think><think>4", "a", "<think>4"),
         (Closed, "<think>\nall the same\n</think>\n\n4", "all the same", "4"),
         // A tool call after thinking stays whole in the answer.
         (

@@ -130,7 +130,23 @@ fn hermes() {
     );
     check(
         "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": 1} oops}</tool_call>",
-        &[call("f", "{\"a\": 1}"), text("oops}</tool_call>")],
+        &[call("f", "{\"a\": 1}")],
+    );
+    // A little too much behind a call belongs to it if its closing tag follows; a text without that stays text.
+    for junk in ["}", "}}\n", "\n```\n", "\n<|im_end|>"] {
+        let stream = format!("<tool_call>{{\"name\": \"f\", \"arguments\": {{}}}}{junk}</tool_call> later");
+        check(&stream, &[call("f", "{}"), text(" later")]);
+    }
+    check("<tool_call>{\"name\": \"f\", \"arguments\": {}}}\n</tool", &[call("f", "{}")]);
+    check("<tool_call>{\"name\": \"f\", \"arguments\": {}}\nDone.", &[call("f", "{}"), text("Done.")]);
+    check(
+        "<tool_call>{\"name\": \"f\", \"arguments\": {}}}<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>",
+        &[call("f", "{}"), text("}"), call("f", "{}")],
+    );
+    let long = "long ".repeat(30);
+    check(
+        &format!("<tool_call>{{\"name\": \"f\", \"arguments\": {{}}}}{long}</tool_call>"),
+        &[call("f", "{}"), text(&format!("{long}</tool_call>"))],
     );
     check("just text with \u{a0} spaces  \n", &[text("just text with \u{a0} spaces  \n")]);
     check("\n", &[text("\n")]);
@@ -165,6 +181,24 @@ fn llama() {
     ] {
         check(stream, &[text(stream)]);
     }
+}
+
+/// An answer in JSON streams as soon as a key shows that it is no call.
+#[test]
+fn an_answer_in_json_does_not_wait_for_its_end() {
+    let mut parser = ToolParser::new(ToolSyntax::Llama3, vec!["f".into()]);
+    let mut out = Vec::new();
+    parser.push(0, "{\"n", &mut out);
+    assert_eq!(out, []);
+    parser.push(3, "ext\": ", &mut out);
+    let said: String = out
+        .into_iter()
+        .map(|piece| match piece {
+            ToolPiece::Text { text, .. } => text,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(said, "{\"next\":");
 }
 
 #[test]

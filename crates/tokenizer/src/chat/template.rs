@@ -210,6 +210,42 @@ impl RenderedChat {
     pub fn text(&self) -> &str {
         &self.text
     }
+
+    /// Adds text of the template's own: control tokens in it count.
+    pub fn push_template(&mut self, text: &str) {
+        self.guarded.push_str(text);
+        self.text.push_str(text);
+    }
+
+    /// Adds what an assistant has said: its tags of thinking count as they do inside a message, other control tokens
+    /// are text.
+    pub fn push_answer(&mut self, text: &str) {
+        self.guarded.push_str(&self.guard.protect(text, true));
+        self.text.push_str(text);
+    }
+
+    /// Ends the prompt before the last place where `said`, the whole content of an assistant's message, was written out.
+    /// Returns false, and changes nothing, if the template wrote it nowhere as it is.
+    #[must_use]
+    pub fn end_before(&mut self, said: &str) -> bool {
+        let Some(at) = self.guarded.rfind(&self.guard.protect(said, true)) else { return false };
+        self.truncate(at);
+        true
+    }
+
+    /// Takes `tag`, and the white space behind it, off the end. Returns false, and changes nothing, if the prompt does
+    /// not end so.
+    #[must_use]
+    pub fn strip_end(&mut self, tag: &str) -> bool {
+        let Some(rest) = self.guarded.trim_end().strip_suffix(tag) else { return false };
+        self.truncate(rest.len());
+        true
+    }
+
+    fn truncate(&mut self, guarded_bytes: usize) {
+        self.guarded.truncate(guarded_bytes);
+        self.text = self.guard.restore(&self.guarded);
+    }
 }
 
 impl std::fmt::Debug for RenderedChat {

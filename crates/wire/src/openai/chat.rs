@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use levain_chat::{ChatRequest, ReasoningEffort, Turn};
+use levain_chat::{ChatRequest, ReasoningEffort};
 use serde_json::Value;
 
 use super::error::ApiError;
 use super::reader::{Reader, quoted, wrong_text};
 use super::sampling::{self, N_MAX, TOKENS_MAX, TOP_LOGPROBS_MAX, same, tokens_max};
 use super::table::{CHAT, PEERS, REASONING, THINKING};
-use super::{message, tools};
+use super::{message, tools, turn};
 use crate::json::text_len;
 
 const MODEL_BYTES_MAX: usize = 1024;
@@ -54,10 +54,12 @@ impl ChatCall {
         let streaming = sampling::streaming(&mut reader)?;
         let tools = tools::tools(reader.take("tools"))?;
         let thinking = thinking(&mut reader)?;
+        let mut messages = reader.required("messages")?;
+        let turn = turn::read(&mut reader, &mut messages)?;
         let request = ChatRequest {
             model: model(&mut reader)?,
-            messages: message::read(reader.required("messages")?)?,
-            turn: Turn::Auto,
+            messages: message::read(messages)?,
+            turn,
             tool_choice: tools::choice(reader.take("tool_choice"), &tools)?,
             tools,
             parallel_tool_calls: reader.flag("parallel_tool_calls")?,

@@ -14,6 +14,7 @@ mod reader;
 mod sampling;
 pub mod table;
 mod tools;
+mod turn;
 mod usage;
 
 pub use chat::ChatCall;

@@ -112,8 +112,26 @@ const FORMAT: Takes = Honoured(
 /// `POST /v1/chat/completions`, and the template part of `POST /apply-template`.
 pub const CHAT: &[Field] = &[
     field("model", Text, MODEL),
-    field("messages", Array, Honoured("1 to 4,096 messages of system, developer, user, assistant, tool"))
-        .holding(MESSAGES),
+    field(
+        "messages",
+        Array,
+        Honoured(
+            "1 to 4,096 messages of system, developer, user, assistant, tool; prefix or partial in the last: go on with it",
+        ),
+    )
+    .holding(MESSAGES),
+    field(
+        "continue_final_message",
+        Flag,
+        Honoured(
+            "true: go on with the last message, an assistant's; absent: the same; false: begin a new turn",
+        ),
+    ),
+    field(
+        "add_generation_prompt",
+        Flag,
+        Honoured("true: begin a new turn, whoever spoke last; false: end the prompt with the last message"),
+    ),
     field("tools", Array, Honoured("up to 128 functions; a schema of at most 64 KiB and 32 levels each"))
         .holding(TOOLS),
     field("tool_choice", Any, Honoured("none, auto, required or {type: function, function: {name}}")),

@@ -1,6 +1,6 @@
 //! What chat bodies become, and what is refused in which words.
 
-use levain_chat::{Message, Part, ReasoningEffort, ResponseFormat, Role, ToolCall, ToolChoice};
+use levain_chat::{Message, Part, ReasoningEffort, ResponseFormat, Role, ToolCall, ToolChoice, Turn};
 use levain_wire::openai::{ApiError, ChatCall};
 use serde_json::{Value, json};
 
@@ -222,5 +222,78 @@ fn bodies_that_are_no_json_objects() {
             body.push(b'}');
             assert_eq!(ChatCall::from_bytes(&body).unwrap_err().code, "invalid_json");
         }
+    }
+}
+
+#[test]
+fn an_answer_goes_on_in_the_words_of_several_dialects() {
+    let turn = |more: Value, last: Value| {
+        let mut body = more;
+        body["messages"] = json!([{ "role": "user", "content": "x" }, last]);
+        parse(body)
+    };
+    let said = json!({ "role": "assistant", "content": "It" });
+    for (more, expected) in [
+        (json!({}), Turn::Auto),
+        (json!({ "continue_final_message": null, "add_generation_prompt": null }), Turn::Auto),
+        (json!({ "continue_final_message": true }), Turn::Continue),
+        (json!({ "continue_final_message": true, "add_generation_prompt": false }), Turn::Continue),
+        (json!({ "continue_final_message": false }), Turn::New),
+        (json!({ "continue_final_message": false, "add_generation_prompt": true }), Turn::New),
+        (json!({ "add_generation_prompt": true }), Turn::New),
+        (json!({ "add_generation_prompt": false }), Turn::None),
+        (json!({ "continue_final_message": false, "add_generation_prompt": false }), Turn::None),
+    ] {
+        assert_eq!(turn(more.clone(), said.clone()).unwrap().request.turn, expected, "{more}");
+    }
+    for name in ["prefix", "partial"] {
+        let mut marked = said.clone();
+        marked[name] = json!(true);
+        let call = turn(json!({}), marked.clone()).unwrap();
+        assert_eq!(call.request.turn, Turn::Continue);
+        assert_eq!(call.request.messages[1], Message::text(Role::Assistant, "It"));
+        marked[name] = json!(false);
+        assert_eq!(turn(json!({}), marked).unwrap().request.turn, Turn::Auto);
+    }
+}
+
+#[test]
+fn contradictions_about_the_turn_are_refused() {
+    let user = json!({ "role": "user", "content": "x" });
+    let said = |more: Value| {
+        let mut message = json!({ "role": "assistant", "content": "It" });
+        message.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        message
+    };
+    let plain = said(json!({}));
+    for (more, messages, param) in [
+        (
+            json!({ "continue_final_message": true, "add_generation_prompt": true }),
+            json!([user, plain]),
+            "continue_final_message",
+        ),
+        (json!({ "continue_final_message": true }), json!([user]), "continue_final_message"),
+        (json!({ "continue_final_message": true }), json!([plain, user]), "continue_final_message"),
+        (json!({ "continue_final_message": "yes" }), json!([user]), "continue_final_message"),
+        (json!({ "add_generation_prompt": 1 }), json!([user]), "add_generation_prompt"),
+        (json!({}), json!([said(json!({ "prefix": true })), user]), "messages[0].prefix"),
+        (json!({}), json!([{ "role": "user", "content": "x", "prefix": true }]), "messages[0].prefix"),
+        (json!({}), json!([{ "role": "user", "content": "x", "partial": true }]), "messages[0].partial"),
+        (json!({}), json!([user, said(json!({ "prefix": "It" }))]), "messages[1].prefix"),
+        (
+            json!({ "add_generation_prompt": true }),
+            json!([user, said(json!({ "prefix": true }))]),
+            "messages[1].prefix",
+        ),
+        (
+            json!({ "continue_final_message": false }),
+            json!([user, said(json!({ "partial": true }))]),
+            "messages[1].partial",
+        ),
+    ] {
+        let mut body = more;
+        body["messages"] = messages;
+        let error = parse(body.clone()).unwrap_err();
+        assert_eq!((error.status, error.param.as_deref()), (400, Some(param)), "{body}: {}", error.message);
     }
 }

@@ -63,6 +63,8 @@ pub const ASSISTANT: &[Field] = &[
         Honoured("objects with thinking, where reasoning_content is absent; signatures have no meaning here"),
     ),
     field("refusal", Text, Honoured("read as text after the content")),
+    field("prefix", Flag, Honoured("true in the last message: the answer goes on with it")),
+    field("partial", Flag, Honoured("another name of prefix")),
     field("name", Text, MESSAGE_NAME),
     field("type", Text, LABEL),
     field("id", Text, BOOKKEEPING),
