@@ -67,7 +67,9 @@ pub(crate) fn prepare(model: &LocalModel, request: &ChatRequest) -> Result<Prepa
 fn prompt(model: &LocalModel, request: &ChatRequest) -> Result<Prompt, ProviderError> {
     let template = model.template.as_ref().ok_or_else(|| ProviderError::Unsupported {
         param: "messages".into(),
-        message: "this model has no chat template; give one when it is loaded, or use completions".to_owned(),
+        message:
+            "this model has no chat template: give one with --chat-template FILE, or ask /v1/completions"
+                .to_owned(),
     })?;
     template.prompt(&model.tokenizer, request)
 }

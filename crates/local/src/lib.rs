@@ -31,7 +31,7 @@ mod template;
 mod tools;
 
 pub use error::LocalError;
-pub use files::{Vocabulary, vocabulary};
+pub use files::{Vocabulary, file_vocabulary, folder_vocabulary, read_chat_template, vocabulary};
 pub use guide::{GRAMMAR_BYTES_MAX, SCHEMA_DEPTH_MAX};
 pub use model::{LocalModel, LocalOptions, check_draft_vocabulary};
 pub use provider::LocalProvider;

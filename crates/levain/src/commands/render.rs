@@ -17,10 +17,10 @@ pub(crate) fn run(app: &App, args: &RenderArgs) -> Result<(), CliError> {
     let own = args.template.as_deref().map(read_text).transpose()?;
     let template = match (&vocabulary, &own) {
         (Some(vocabulary), own) => {
-            let source = own.as_deref().or(vocabulary.template.as_deref());
+            let source = own.as_deref();
             if source.is_none() && vocabulary.tokenizer.chat_template_source().is_none() {
                 let message = format!("{} has no chat template", vocabulary.path.display());
-                return Err(CliError::input_with(message, "give one with --template FILE.jinja"));
+                return Err(CliError::input_with(message, "give one with --chat-template FILE"));
             }
             vocabulary.tokenizer.chat_template(source)?
         }
