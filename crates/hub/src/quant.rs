@@ -1,6 +1,7 @@
 //! Which files of a repository make up the wanted quantisation.
 
 use crate::HubError;
+use crate::reference::Wanted;
 
 /// Tried in this order when the user names none.
 const PREFERRED: [&str; 27] = [
@@ -74,26 +75,68 @@ pub(crate) fn groups<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<GgufGr
 pub(crate) fn choose<'a>(
     reference: &str,
     groups: &'a [GgufGroup],
-    wanted: Option<&str>,
+    wanted: Option<&Wanted>,
 ) -> Result<&'a GgufGroup, HubError> {
-    let labelled = |label: &str| groups.iter().find(|group| group.label.as_deref() == Some(label));
-    let Some(wanted) = wanted else {
-        let preferred = PREFERRED.iter().find_map(|label| labelled(label));
-        return preferred
-            .or(groups.first())
-            .ok_or_else(|| HubError::NoCheckpoint { reference: reference.to_owned(), found: Vec::new() });
-    };
+    match wanted {
+        None => usual(groups.iter())
+            .ok_or_else(|| HubError::NoCheckpoint { reference: reference.to_owned(), found: Vec::new() }),
+        Some(Wanted::Quant(quant)) => labelled(groups, quant).ok_or_else(|| {
+            let mut available: Vec<String> = groups.iter().filter_map(|group| group.label.clone()).collect();
+            available.sort();
+            available.dedup();
+            let nearest = written_otherwise(quant, &available);
+            HubError::NoSuchQuant {
+                reference: reference.to_owned(),
+                quant: quant.clone(),
+                nearest,
+                available,
+            }
+        }),
+        Some(Wanted::Path(path)) => at_path(groups, path).ok_or_else(|| {
+            let files = groups.iter().filter_map(|group| group.files.first());
+            HubError::no_such_path(reference, path, files.map(String::as_str))
+        }),
+    }
+}
+
+/// The label that was meant by one without its underscores, or by the beginning of one. Labels that differ in a digit
+/// are no slips of each other.
+fn written_otherwise(wanted: &str, labels: &[String]) -> Option<String> {
+    let plain = |text: &str| text.replace(['_', '-', '.'], "").to_ascii_uppercase();
+    let wanted = plain(wanted);
+    let same = labels.iter().find(|label| plain(label) == wanted);
+    let begun = || labels.iter().find(|label| wanted.len() > 1 && plain(label).starts_with(&wanted));
+    same.or_else(begun).cloned()
+}
+
+fn usual<'a>(groups: impl Iterator<Item = &'a GgufGroup> + Clone) -> Option<&'a GgufGroup> {
+    let labelled = |label: &str| groups.clone().find(|group| group.label.as_deref() == Some(label));
+    PREFERRED.iter().find_map(|label| labelled(label)).or_else(|| groups.clone().next())
+}
+
+fn labelled<'a>(groups: &'a [GgufGroup], wanted: &str) -> Option<&'a GgufGroup> {
     let wanted = wanted.to_ascii_uppercase();
     let mut ending = groups
         .iter()
         .filter(|group| group.label.as_deref().is_some_and(|l| l.ends_with(&format!("-{wanted}"))));
     let only_ending = ending.next().filter(|_| ending.next().is_none());
-    labelled(&wanted).or(only_ending).ok_or_else(|| {
-        let mut available: Vec<String> = groups.iter().filter_map(|group| group.label.clone()).collect();
-        available.sort();
-        available.dedup();
-        HubError::NoSuchQuant { reference: reference.to_owned(), quant: wanted, available }
-    })
+    groups.iter().find(|group| group.label.as_deref() == Some(wanted.as_str())).or(only_ending)
+}
+
+/// The model that a file belongs to, or the usual one of a folder. A file of a folder is found without it, if there is
+/// only one of the name.
+fn at_path<'a>(groups: &'a [GgufGroup], path: &str) -> Option<&'a GgufGroup> {
+    if path.ends_with('/') {
+        return usual(groups.iter().filter(|group| group.files.iter().any(|file| file.starts_with(path))));
+    }
+    let has = |same: &dyn Fn(&str) -> bool| {
+        let mut found = groups.iter().filter(|group| group.files.iter().any(|file| same(file)));
+        found.next().filter(|_| found.next().is_none())
+    };
+    let base = |file: &str| file.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
+    has(&|file| file == path)
+        .or_else(|| has(&|file| file.eq_ignore_ascii_case(path)))
+        .or_else(|| if path.contains('/') { None } else { has(&|file| base(file) == base(path)) })
 }
 
 /// Stem, part and number of parts of `stem-00001-of-00003.gguf`.
@@ -119,6 +162,14 @@ pub(crate) fn all_parts(name: &str) -> Vec<String> {
         }
         None => vec![name.to_owned()],
     }
+}
+
+/// The names of all shards of a checkpoint, given one of them; just the name for a whole file.
+pub(crate) fn siblings(name: &str) -> Vec<String> {
+    const ENDING: &str = ".safetensors";
+    let as_gguf = name.strip_suffix(ENDING).map(|stem| format!("{stem}.gguf"));
+    let parts = as_gguf.map(|name| all_parts(&name)).unwrap_or_default();
+    parts.iter().map(|part| format!("{}{ENDING}", part.trim_end_matches(".gguf"))).collect()
 }
 
 /// The quantisation that a file name tells: the last part of it that looks like one.
@@ -192,16 +243,48 @@ mod tests {
     #[test]
     fn the_choice_is_the_named_one_or_a_sensible_default() {
         let all = groups(["m-Q8_0.gguf", "m-Q4_K_M.gguf", "m-UD-Q2_K_XL.gguf", "m-F16.gguf"]);
-        let pick = |wanted| choose("hf:o/r", &all, wanted).map(|group| group.files[0].clone());
+        let quant = |label: &str| Wanted::Quant(label.to_ascii_uppercase());
+        let pick = |wanted: Option<&str>| {
+            choose("hf:o/r", &all, wanted.map(quant).as_ref()).map(|group| group.files[0].clone())
+        };
         assert_eq!(pick(None).unwrap(), "m-Q4_K_M.gguf");
         assert_eq!(pick(Some("q8_0")).unwrap(), "m-Q8_0.gguf");
         assert_eq!(pick(Some("Q2_K_XL")).unwrap(), "m-UD-Q2_K_XL.gguf");
         let error = pick(Some("Q3_K_S")).unwrap_err();
         assert_eq!(error.hint().unwrap(), "it has F16, Q4_K_M, Q8_0, UD-Q2_K_XL");
+        let error = pick(Some("Q4_KM")).unwrap_err();
+        assert!(error.hint().unwrap().starts_with("did you mean Q4_K_M?"), "{error:?}");
         let small = groups(["m-IQ1_S.gguf", "m-IQ2_M.gguf", "m-F16.gguf", "m-IQ2_XXS.gguf"]);
-        let pick = |wanted| choose("hf:o/r:q", &small, wanted).map(|group| group.files[0].clone());
+        let pick = |wanted: Option<&str>| {
+            choose("hf:o/r:q", &small, wanted.map(quant).as_ref()).map(|group| group.files[0].clone())
+        };
         assert_eq!(pick(None).unwrap(), "m-IQ2_M.gguf");
         assert_eq!(pick(Some("iq2_xxs")).unwrap(), "m-IQ2_XXS.gguf");
         assert_eq!(choose("hf:o/r", &groups(["only.gguf"]), None).unwrap().files, ["only.gguf"]);
+    }
+
+    #[test]
+    fn files_and_folders_are_found_by_their_names() {
+        let all = groups([
+            "m-Q8_0.gguf",
+            "BF16/m-BF16-00001-of-00002.gguf",
+            "BF16/m-BF16-00002-of-00002.gguf",
+            "old/m-Q4_0.gguf",
+            "new/m-Q4_0.gguf",
+        ]);
+        let pick = |path: &str| {
+            choose("hf:o/r", &all, Some(&Wanted::Path(path.into()))).map(|group| group.files[0].clone())
+        };
+        assert_eq!(pick("m-Q8_0.gguf").unwrap(), "m-Q8_0.gguf");
+        assert_eq!(pick("M-q8_0.GGUF").unwrap(), "m-Q8_0.gguf");
+        for part in ["BF16/m-BF16-00002-of-00002.gguf", "m-BF16-00001-of-00002.gguf", "BF16/"] {
+            assert_eq!(pick(part).unwrap(), "BF16/m-BF16-00001-of-00002.gguf", "{part}");
+        }
+        assert_eq!(pick("new/m-Q4_0.gguf").unwrap(), "new/m-Q4_0.gguf");
+        assert_eq!(pick("old/").unwrap(), "old/m-Q4_0.gguf");
+        // Two files have that name.
+        assert!(pick("m-Q4_0.gguf").is_err());
+        let error = pick("m-Q8.gguf").unwrap_err();
+        assert!(error.hint().unwrap().contains("m-Q8_0.gguf"), "{error:?}");
     }
 }

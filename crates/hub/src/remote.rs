@@ -163,7 +163,7 @@ pub(crate) async fn hf_headers(
         fetched += bytes.len() as u64;
         write_sparse(&dir.0.join(&file.path), &bytes, file.bytes)?;
     }
-    let path = selection.gguf.as_ref().map_or_else(|| dir.0.clone(), |name| dir.0.join(name));
+    let path = dir.0.join(selection.gguf.as_ref().unwrap_or(&selection.folder));
     let bytes = selection.files.iter().map(|file| file.bytes).fold(0, u64::saturating_add);
     Ok(RemoteHeaders { path, bytes, fetched, _dir: dir })
 }

@@ -106,22 +106,24 @@ impl Manifest {
     }
 }
 
-pub(crate) fn package_dir(config: &HubConfig, package: &str) -> PathBuf {
-    config.store.join("pypi").join(package)
+pub(crate) fn package_dir(config: &HubConfig, package: &str) -> Result<PathBuf, HubError> {
+    Ok(config.store()?.join("pypi").join(package))
 }
 
 /// The folder of a model from a plain address: the address's hash, so that nothing of it becomes a path.
-pub(crate) fn url_dir(config: &HubConfig, url: &str) -> PathBuf {
-    config.store.join("https").join(&crate::digest::sha256_hex(url.as_bytes())[..32])
+pub(crate) fn url_dir(config: &HubConfig, url: &str) -> Result<PathBuf, HubError> {
+    Ok(config.store()?.join("https").join(&crate::digest::sha256_hex(url.as_bytes())[..32]))
 }
 
 /// All models, sorted by reference.
 pub(crate) fn list(config: &HubConfig) -> Vec<StoredModel> {
-    let mut models = hf::stored(&config.hf_cache);
-    for package in sub_dirs(&config.store.join("pypi")) {
-        models.extend(package_versions(&package));
+    let mut models = config.hf_cache.as_deref().map(hf::stored).unwrap_or_default();
+    if let Some(store) = &config.store {
+        for package in sub_dirs(&store.join("pypi")) {
+            models.extend(package_versions(&package));
+        }
+        models.extend(sub_dirs(&store.join("https")).iter().filter_map(|dir| Manifest::read(dir)));
     }
-    models.extend(sub_dirs(&config.store.join("https")).iter().filter_map(|dir| Manifest::read(dir)));
     models.sort_by(|a, b| a.reference.cmp(&b.reference));
     models
 }
@@ -151,15 +153,15 @@ fn package_versions(dir: &Path) -> Vec<StoredModel> {
 pub(crate) fn find(config: &HubConfig, reference: &ModelRef) -> Result<Option<StoredModel>, HubError> {
     Ok(match reference {
         ModelRef::File(path) => Some(opened(path)?),
-        ModelRef::Hf { repo, quant } => hf::find(&config.hf_cache, repo, quant.as_deref()),
+        ModelRef::Hf(of) => hf::find(config.hf_cache()?, of),
         ModelRef::PyPi { package, version } => {
-            let mut models = package_versions(&package_dir(config, package)).into_iter();
+            let mut models = package_versions(&package_dir(config, package)?).into_iter();
             match version {
                 None => models.next(),
                 Some(version) => models.find(|model| model.revision.as_ref() == Some(version)),
             }
         }
-        ModelRef::Url(url) => Manifest::read(&url_dir(config, url.as_str())),
+        ModelRef::Url(url) => Manifest::read(&url_dir(config, url.as_str())?),
         ModelRef::Hosted { provider, model } => {
             return Err(HubError::Hosted { provider: provider.clone(), model: model.clone() });
         }
@@ -184,6 +186,9 @@ fn nearest_stored(config: &HubConfig, name: &str) -> Vec<String> {
 
 /// A file or folder that the user named: described, not judged.
 fn opened(path: &Path) -> Result<StoredModel, HubError> {
+    if let Some(model) = hf::of_cache_folder(path) {
+        return Ok(model);
+    }
     let meta = fs::metadata(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => HubError::NoSuchFile { path: path.to_owned() },
         _ => HubError::io("read", path, error),
@@ -230,7 +235,7 @@ pub(crate) fn remove(config: &HubConfig, reference: &ModelRef) -> Result<StoredM
                 "only models of the store are removed; delete your own files yourself",
             ));
         }
-        ModelRef::Hf { repo, quant } => hf::remove(&config.hf_cache, repo, quant.as_deref(), &model)?,
+        ModelRef::Hf(of) => hf::remove(config.hf_cache()?, of, &model)?,
         _ => {
             let dir = model.files.first().and_then(|file| own_dir(config, &file.path)).ok_or_else(|| {
                 HubError::Internal(format!("{} lies outside of the store", model.path.display()))
@@ -243,11 +248,12 @@ pub(crate) fn remove(config: &HubConfig, reference: &ModelRef) -> Result<StoredM
 
 /// The model folder in Levain's own store that holds `path`: two or three levels below its root.
 fn own_dir(config: &HubConfig, path: &Path) -> Option<PathBuf> {
-    let inside = path.strip_prefix(&config.store).ok()?;
+    let store = config.store.as_deref()?;
+    let inside = path.strip_prefix(store).ok()?;
     let mut parts = inside.components();
     let kind = parts.next()?;
     let levels = if kind.as_os_str() == "pypi" { 2 } else { 1 };
-    let mut dir = config.store.join(kind);
+    let mut dir = store.join(kind);
     for _ in 0..levels {
         dir.push(parts.next()?);
     }

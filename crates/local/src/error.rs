@@ -25,6 +25,9 @@ pub enum LocalError {
         /// What is wrong with it.
         source: TokenizerError,
     },
+    /// The chat template that was given in place of the model's own can't be used.
+    #[error("the given chat template: {0}")]
+    ChatTemplate(TokenizerError),
     /// A file can't be read.
     #[error("{path} can't be read: {source}")]
     Io {
@@ -43,8 +46,19 @@ pub enum LocalError {
         /// The limit.
         limit: u64,
     },
+    /// A file holds something else than it should.
+    #[error("{path} can't be used: {problem}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// There is no vocabulary beside the weights.
-    #[error("{folder} holds no tokenizer.json; fetch it from where the model comes from")]
+    #[error(
+        "{folder} holds no tokenizer.json; fetch it from where the model comes from, or let transformers write it: \
+         AutoTokenizer.from_pretrained(\"{folder}\").save_pretrained(\"{folder}\")"
+    )]
     NoTokenizer {
         /// The checkpoint's folder.
         folder: PathBuf,
@@ -60,7 +74,7 @@ pub enum LocalError {
     /// A draft model writes other tokens than the model.
     #[error(
         "the draft model's token {id} is {draft:?} where the model's is {model:?}: it can't draft for it; choose a \
-         smaller model of the same family, or draft by lookup"
+         smaller model of the same family, or --speculate lookup"
     )]
     DraftToken {
         /// The first token that differs.
@@ -73,7 +87,7 @@ pub enum LocalError {
     /// A draft model has far more or fewer tokens than the model.
     #[error(
         "the draft model has {draft} tokens and the model {model}: it can't draft for it; choose a smaller model of \
-         the same family, or draft by lookup"
+         the same family, or --speculate lookup"
     )]
     DraftVocabulary {
         /// Tokens of the model.

@@ -32,7 +32,7 @@ mod tools;
 mod turn;
 
 pub use error::LocalError;
-pub use files::{Vocabulary, vocabulary};
+pub use files::{Vocabulary, file_vocabulary, folder_vocabulary, read_chat_template, vocabulary};
 pub use guide::{GRAMMAR_BYTES_MAX, SCHEMA_DEPTH_MAX};
 pub use model::{LocalModel, LocalOptions, check_draft_vocabulary};
 pub use provider::LocalProvider;

@@ -19,7 +19,7 @@ use crate::{
 pub struct LocalOptions {
     /// Threads, context length, cache type, memory limit and the like.
     pub engine: EngineConfig,
-    /// A chat template in place of the model's own, as Jinja source.
+    /// A chat template in place of all of the model's own, as Jinja source.
     pub chat_template: Option<String>,
     /// A smaller model with the same tokens, for [`levain_engine::Speculation::DraftModel`].
     pub draft: Option<PathBuf>,
@@ -58,7 +58,7 @@ impl LocalModel {
     pub fn load(checkpoint: &Checkpoint, options: LocalOptions) -> Result<Self, LocalError> {
         let config = checkpoint.config()?;
         let vocabulary = files::vocabulary(checkpoint)?;
-        let tokenizer = vocabulary.tokenizer;
+        let mut tokenizer = vocabulary.tokenizer;
         let tokens = tokenizer.vocab_size() as usize;
         // A larger table of logits than vocabulary is padding; the other way round the files are mixed up. Entries
         // behind the table that a file adds without a row are tolerated as long as they can't be generated.
@@ -66,8 +66,13 @@ impl LocalModel {
             return Err(LocalError::TokenizerMismatch { tokens, vocab_size: config.vocab_size });
         }
         let wrong = |source| LocalError::Tokenizer { path: vocabulary.path.clone(), source };
-        let source = options.chat_template.as_deref().or(vocabulary.template.as_deref());
-        let template = Template::load(&tokenizer, source).map_err(wrong)?;
+        let template = match options.chat_template {
+            Some(source) => {
+                tokenizer.set_chat_template(source);
+                Template::load(&tokenizer, None).map_err(LocalError::ChatTemplate)?
+            }
+            None => Template::load(&tokenizer, None).map_err(wrong)?,
+        };
         let marks: Arc<[u32]> = template
             .iter()
             .flat_map(Template::marks)

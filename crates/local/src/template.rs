@@ -257,7 +257,8 @@ pub(crate) fn prompt(
 ) -> Result<Prompt, ProviderError> {
     let template = template.ok_or_else(|| ProviderError::Unsupported {
         param: "messages".into(),
-        message: "this model has no chat template; give one when it is loaded, or use completions".to_owned(),
+        message: "this model has no chat template: give one with --chat-template FILE, or ask /v1/completions"
+            .to_owned(),
     })?;
     template.prompt(tokenizer, request, date)
 }
@@ -274,9 +275,15 @@ impl PromptRenderer {
     /// # Errors
     /// If the template is no valid one.
     pub fn new(vocabulary: Vocabulary, chat_template: Option<&str>) -> Result<Self, LocalError> {
-        let Vocabulary { tokenizer, path, template } = vocabulary;
-        let template = Template::load(&tokenizer, chat_template.or(template.as_deref()))
-            .map_err(|source| LocalError::Tokenizer { path, source })?;
+        let Vocabulary { mut tokenizer, path } = vocabulary;
+        let template = match chat_template {
+            Some(source) => {
+                tokenizer.set_chat_template(source.to_owned());
+                Template::load(&tokenizer, None).map_err(LocalError::ChatTemplate)?
+            }
+            None => Template::load(&tokenizer, None)
+                .map_err(|source| LocalError::Tokenizer { path, source })?,
+        };
         Ok(Self { tokenizer, template })
     }
 

@@ -12,6 +12,14 @@ pub enum TokenizerError {
         /// What is wrong there.
         problem: String,
     },
+    /// A part without which a text would become other tokens.
+    #[error("{part} is missing: {problem}")]
+    Missing {
+        /// What is missing.
+        part: &'static str,
+        /// Why it is needed, and what to do.
+        problem: &'static str,
+    },
     /// A feature that is known by name and not implemented.
     #[error("{part} asks for {name:?}, which is not supported; supported are: {known}")]
     Unsupported {
@@ -53,7 +61,7 @@ pub enum TokenizerError {
         steps: u64,
     },
     /// The template is not a valid one.
-    #[error("the chat template does not compile: {problem}; give another one")]
+    #[error("the chat template does not compile: {problem}; give another one with --chat-template FILE")]
     TemplateSyntax {
         /// What is wrong and where.
         problem: String,
@@ -71,7 +79,7 @@ pub enum TokenizerError {
         problem: String,
     },
     /// The template did too much work or wrote too much.
-    #[error("the chat template {problem}; it is unfit for use, give another one")]
+    #[error("the chat template {problem}; it is unfit for use: give another one with --chat-template FILE")]
     TemplateLimit {
         /// Which limit.
         problem: String,
@@ -98,6 +106,10 @@ pub enum TokenizerError {
 impl TokenizerError {
     pub(crate) fn malformed(part: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Malformed { part: part.into(), problem: problem.into() }
+    }
+
+    pub(crate) fn missing(part: &'static str, problem: &'static str) -> Self {
+        Self::Missing { part, problem }
     }
 
     pub(crate) fn unsupported(part: &str, name: impl Into<String>, known: &[&str]) -> Self {

@@ -237,6 +237,12 @@ impl Tokenizer {
         self.chat_template.as_deref()
     }
 
+    /// Takes a chat template in place of all that came with the tokenizer's files.
+    pub fn set_chat_template(&mut self, source: String) {
+        self.chat_template = Some(source);
+        self.named_templates.clear();
+    }
+
     /// Chat templates with a name, such as `tool_use`.
     pub fn named_chat_templates(&self) -> impl Iterator<Item = (&str, &str)> {
         self.named_templates.iter().map(|(name, source)| (name.as_str(), source.as_str()))

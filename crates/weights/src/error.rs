@@ -308,6 +308,8 @@ pub enum WrongFile {
         /// Their file names.
         names: Vec<String>,
     },
+    /// A LoRA adapter without the model that it changes.
+    Adapter,
     /// Weights without a `config.json`.
     NoConfig,
     /// A vocabulary-only file where weights are needed.
@@ -358,6 +360,10 @@ impl fmt::Display for WrongFile {
             Self::SeveralModels { names } => {
                 write!(f, "the folder holds several models; name one of them: {}", names.join(", "))
             }
+            Self::Adapter => f.write_str(
+                "the folder holds a LoRA adapter and not the model that it changes; merge it into that model with \
+                 merge_and_unload() of the peft package, and save the result",
+            ),
             Self::NoConfig => f.write_str("there is no config.json beside the weights; fetch it from the same place"),
             Self::VocabularyOnly => {
                 f.write_str("the file holds a vocabulary but no weights; use it for tokenising only")

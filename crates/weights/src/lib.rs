@@ -25,6 +25,7 @@ mod convert;
 mod cursor;
 mod direct;
 mod error;
+mod folder;
 mod gguf;
 pub mod limits;
 mod map;

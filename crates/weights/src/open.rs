@@ -11,14 +11,17 @@ use serde_json::Value;
 use crate::checkpoint::{Checkpoint, Format, Tensor};
 use crate::config::parse_object;
 use crate::error::{Fault, Problem, WeightsError, WrongFile};
+use crate::folder::{self, INDEX_ENDING, PICKLES, Weights, split_name};
 use crate::gguf::header::MAGIC;
 use crate::gguf::{GgufMetadata, names};
 use crate::limits::{INDEX_BYTES_MAX, SHARDS_MAX};
 use crate::map::Bytes;
 use crate::safetensors;
 
-const INDEX: &str = "model.safetensors.index.json";
-const PICKLES: [&str; 6] = ["bin", "pt", "pth", "ckpt", "pkl", "pickle"];
+const SAFETENSORS: &str = ".safetensors";
+const GGUF: &str = ".gguf";
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const OUTPUT_HEAD: &str = "lm_head.weight";
 
 /// Opens a file or folder; see [`Checkpoint::open`].
 pub(crate) fn open(path: &Path) -> Result<Checkpoint, WeightsError> {
@@ -31,13 +34,16 @@ pub(crate) fn open(path: &Path) -> Result<Checkpoint, WeightsError> {
     if PICKLES.contains(&extension.as_str()) {
         return Err(WeightsError::wrong(path, WrongFile::Pickle));
     }
-    if name.ends_with(".safetensors.index.json") {
+    if name.ends_with(INDEX_ENDING) {
         return open_index(path);
     }
     // One of several shards stands for all of them.
-    let index = path.with_file_name(INDEX);
-    if extension == "safetensors" && name.contains("-of-") && index.is_file() {
-        return open_index(&index);
+    if let Some(split) = split_name(&name, SAFETENSORS) {
+        let index = path.with_file_name(split.index());
+        if index.is_file() {
+            return open_index(&index);
+        }
+        return open_shards(folder_of(path), folder::shards_beside(path, &split)?);
     }
     open_bytes(path, Bytes::map(path)?)
 }
@@ -81,54 +87,16 @@ fn folder_of(path: &Path) -> PathBuf {
 }
 
 fn open_folder(folder: &Path) -> Result<Checkpoint, WeightsError> {
-    let index = folder.join(INDEX);
-    if index.is_file() {
-        return open_index(&index);
+    match folder::weights(folder)? {
+        Weights::File(path) => open(&path),
+        Weights::Index(path) => open_index(&path),
+        Weights::Shards(paths) => open_shards(folder.to_owned(), paths),
     }
-    let mut names: Vec<String> = Vec::new();
-    for entry in fs::read_dir(folder).map_err(|e| WeightsError::io(folder, e))? {
-        let entry = entry.map_err(|e| WeightsError::io(folder, e))?;
-        if let Ok(name) = entry.file_name().into_string() {
-            names.push(name);
-        }
-    }
-    names.sort();
-    let with = |ending: &str| names.iter().filter(|n| n.ends_with(ending)).cloned().collect::<Vec<_>>();
-    let safetensors = with(".safetensors");
-    let single = "model.safetensors";
-    let chosen = match safetensors.as_slice() {
-        [] => None,
-        [one] => Some(one.as_str()),
-        several if several.iter().any(|name| name == single) => Some(single),
-        several => {
-            return Err(WeightsError::wrong(folder, WrongFile::SeveralModels { names: several.to_vec() }));
-        }
-    };
-    if let Some(name) = chosen {
-        return open(&folder.join(name));
-    }
-    // Of a split file only the first part counts as a model.
-    let gguf: Vec<String> = with(".gguf")
-        .into_iter()
-        .filter(|name| split_name(name).is_none_or(|split| split.number == 1) && !name.starts_with("mmproj"))
-        .collect();
-    match gguf.as_slice() {
-        [one] => return open(&folder.join(one)),
-        [] => {}
-        several => {
-            return Err(WeightsError::wrong(folder, WrongFile::SeveralModels { names: several.to_vec() }));
-        }
-    }
-    let is_pickle = |name: &&String| {
-        Path::new(name.as_str()).extension().is_some_and(|e| PICKLES.contains(&e.to_string_lossy().as_ref()))
-    };
-    Err(WeightsError::wrong(
-        folder,
-        match names.iter().find(is_pickle) {
-            Some(example) => WrongFile::OnlyPickles { example: example.clone() },
-            None => WrongFile::NoWeights,
-        },
-    ))
+}
+
+fn open_shards(folder: PathBuf, paths: Vec<PathBuf>) -> Result<Checkpoint, WeightsError> {
+    let files = paths.into_iter().map(|path| map_part(&path).map(|bytes| (path, bytes)));
+    open_safetensors(folder, files.collect::<Result<_, WeightsError>>()?)
 }
 
 /// Opens all shards that an index names and checks that each tensor is where the index says.
@@ -162,10 +130,12 @@ fn open_index(index: &Path) -> Result<Checkpoint, WeightsError> {
     let files = shards.values().map(|path| Ok((path.clone(), map_part(path)?)));
     let checkpoint = open_safetensors(folder, files.collect::<Result<_, WeightsError>>()?)?;
     let number: HashMap<&str, usize> = shards.keys().enumerate().map(|(i, &name)| (name, i)).collect();
+    let place: HashMap<&str, usize> =
+        checkpoint.tensors.iter().map(|tensor| (tensor.source_name.as_str(), tensor.file)).collect();
     for (tensor, shard) in weight_map {
         let expected = shard.as_str().and_then(|shard| number.get(shard));
-        let found = checkpoint.by_canonical(tensor).map(|tensor| tensor.file);
-        if found.is_none() || found.as_ref() != expected {
+        let found = place.get(tensor.as_str());
+        if found.is_none() || found != expected {
             let file = shard.as_str().unwrap_or_default().to_owned();
             return Err(fault(format!("weight_map entry {tensor:?}"), Problem::NotInShard { file }));
         }
@@ -184,24 +154,29 @@ fn open_safetensors(folder: PathBuf, files: Vec<(PathBuf, Bytes)>) -> Result<Che
         gguf: None,
         safetensors_metadata: BTreeMap::new(),
     };
+    let mut headers = Vec::new();
     for (path, bytes) in files {
-        let header = match safetensors::parse(bytes.as_slice()) {
-            Ok(header) => header,
+        match safetensors::parse(bytes.as_slice()) {
+            Ok(header) => headers.push((path, bytes, header)),
             Err(fault) => {
                 return Err(match recognise(bytes.as_slice()) {
                     WrongFile::Unknown => fault.in_file(&path),
                     kind => WeightsError::wrong(&path, kind),
                 });
             }
-        };
+        }
+    }
+    let names = headers.iter().flat_map(|(.., header)| &header.tensors).map(|tensor| tensor.name.as_str());
+    let canonical = safetensors::Canonical::of(names);
+    for (path, bytes, header) in headers {
         let file = checkpoint.paths.len();
         checkpoint.safetensors_metadata.extend(header.metadata);
         for t in header.tensors {
             checkpoint.insert(
                 &path,
                 Tensor {
-                    source_name: t.name.clone(),
-                    name: t.name,
+                    name: canonical.name(&t.name),
+                    source_name: t.name,
                     file,
                     storage: t.storage,
                     shape: t.shape,
@@ -213,12 +188,19 @@ fn open_safetensors(folder: PathBuf, files: Vec<(PathBuf, Bytes)>) -> Result<Che
         checkpoint.paths.push(path);
         checkpoint.data.push(Arc::new(bytes));
     }
+    // Of two names for one tensor, writers keep either.
+    if let Some(&head) = checkpoint.by_name.get(OUTPUT_HEAD)
+        && !checkpoint.by_name.contains_key(EMBEDDING)
+        && checkpoint.config().is_ok_and(|config| config.tie_word_embeddings)
+    {
+        checkpoint.by_name.insert(EMBEDDING.to_owned(), head);
+    }
     Ok(checkpoint)
 }
 
 fn open_gguf(path: &Path, bytes: Bytes) -> Result<Checkpoint, WeightsError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    if let Some(split) = split_name(&name)
+    if let Some(split) = split_name(&name, GGUF)
         && split.number != 1
     {
         // The metadata are in the first part, whichever was named.
@@ -237,8 +219,8 @@ fn open_gguf(path: &Path, bytes: Bytes) -> Result<Checkpoint, WeightsError> {
             let problem = Problem::TooLarge { value: count, limit: SHARDS_MAX };
             return Err(Fault::new("split.count", 0, problem).in_file(path));
         }
-        let Some(split) = split_name(&name).filter(|split| split.count == count) else {
-            let found = split_name(&name).map_or(1, |split| split.count);
+        let Some(split) = split_name(&name, GGUF).filter(|split| split.count == count) else {
+            let found = split_name(&name, GGUF).map_or(1, |split| split.count);
             return Err(mismatch(path, "number of parts in the file's name", found, count));
         };
         for number in 1..=count {
@@ -311,28 +293,6 @@ impl Checkpoint {
         self.tensors.push(tensor);
         Ok(())
     }
-}
-
-/// A part's name, as `gguf-split` makes them: `stem-00002-of-00005.gguf`.
-struct SplitName {
-    stem: String,
-    number: u64,
-    count: u64,
-}
-
-impl SplitName {
-    fn part(&self, number: u64) -> String {
-        format!("{}-{number:05}-of-{:05}.gguf", self.stem, self.count)
-    }
-}
-
-fn split_name(name: &str) -> Option<SplitName> {
-    let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
-    let (stem, number) = rest.rsplit_once('-')?;
-    let five_digits = |text: &str| {
-        (text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok()).flatten()
-    };
-    Some(SplitName { stem: stem.to_owned(), number: five_digits(number)?, count: five_digits(count)? })
 }
 
 /// Maps one of several files that belong together.

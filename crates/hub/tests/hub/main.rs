@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise, its helpers too")]
 
 mod models;
+mod revisions;
 mod support;
 mod transfer;

@@ -9,6 +9,7 @@ use crate::{default_model, repl};
 
 /// Loads a model and begins a conversation.
 pub(crate) fn run(app: &App, args: &ChatArgs) -> Result<(), CliError> {
+    let chat_template = app.chat_template(args.chat_template.as_deref())?;
     let hub = app.hub()?;
     let stored = match &args.model {
         Some(name) => app.obtain(&hub, name)?,
@@ -17,7 +18,7 @@ pub(crate) fn run(app: &App, args: &ChatArgs) -> Result<(), CliError> {
     let mut engine = app.engine_config(&args.engine)?;
     engine.max_num_seqs = 1;
     let draft = app.draft_model(&hub, &args.engine, &engine)?;
-    let setup = Setup { engine, draft };
+    let setup = Setup { engine, draft, chat_template };
     let loaded = model::load(app, &stored, &setup)?;
     let mut answer = args.answer.clone();
     if answer.system.is_none() {

@@ -73,8 +73,11 @@ pub(crate) fn run(app: &App, args: &DoctorArgs) -> Result<(), CliError> {
     row("f32 arithmetic", format!("{:.0} GFLOP/s", ceilings.f32_gflop_per_s));
     row("BF16 arithmetic", format!("{:.0} GFLOP/s", ceilings.bf16_gflop_per_s));
     row("models", format!("{}, {}", models.len(), bytes(stored)));
-    row("store", hub.config().store.display().to_string());
-    row("shared store", hub.config().hf_cache.display().to_string());
+    let place = |path: &Option<std::path::PathBuf>| {
+        path.as_ref().map_or_else(|| "nowhere: HOME is not set".to_owned(), |path| path.display().to_string())
+    };
+    row("store", place(&hub.config().store));
+    row("shared store", place(&hub.config().hf_cache));
     for file in app.settings.files() {
         let there = if file.found { "read" } else { "not there" };
         row("configuration", format!("{} ({there})", file.path.display()));

@@ -25,11 +25,9 @@ pub(crate) fn run(app: &App, args: &RenderArgs) -> Result<(), CliError> {
                 return Err(CliError::input(message));
             }
             let vocabulary = tokenize::open(app, model)?;
-            let has_template =
-                vocabulary.template.is_some() || vocabulary.tokenizer.chat_template_source().is_some();
-            if own.is_none() && !has_template {
+            if own.is_none() && vocabulary.tokenizer.chat_template_source().is_none() {
                 let message = format!("{} has no chat template", vocabulary.path.display());
-                return Err(CliError::input_with(message, "give one with --template FILE.jinja"));
+                return Err(CliError::input_with(message, "give one with --chat-template FILE"));
             }
             let request = request(body)?;
             let prompt = PromptRenderer::new(vocabulary, own.as_deref())?.render(&request, date)?;

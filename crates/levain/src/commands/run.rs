@@ -16,11 +16,12 @@ pub(crate) fn run(app: &App, args: RunArgs) -> Result<(), CliError> {
     // Whatever is wrong with the input is said before a model is fetched or loaded.
     let prompt = prompt(args.prompt.as_deref())?;
     let schema = args.schema.as_deref().map(schema).transpose()?;
+    let chat_template = app.chat_template(args.chat_template.as_deref())?;
     let hub = app.hub()?;
     let stored = app.obtain(&hub, &args.model)?;
     let engine = app.engine_config(&args.engine)?.for_single_answers();
     let draft = app.draft_model(&hub, &args.engine, &engine)?;
-    let loaded = model::load(app, &stored, &Setup { engine, draft })?;
+    let loaded = model::load(app, &stored, &Setup { engine, draft, chat_template })?;
     let system = args.answer.system.as_deref().or(app.settings.get("chat.system"));
     let mut messages: Vec<Message> =
         system.map(|text| Message::text(Role::System, text)).into_iter().collect();

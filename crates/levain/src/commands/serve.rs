@@ -16,6 +16,7 @@ pub(crate) fn run(app: &App, args: &ServeArgs) -> Result<(), CliError> {
     let config = server_config(app, args)?;
     // A configuration that is refused should not cost a download first.
     Server::new(&config, Arc::new(Nobody))?;
+    let chat_template = app.chat_template(args.chat_template.as_deref())?;
     let hub = app.hub()?;
     // All names are looked at before the first model is fetched.
     for name in &args.models {
@@ -34,7 +35,7 @@ pub(crate) fn run(app: &App, args: &ServeArgs) -> Result<(), CliError> {
         engine.max_num_seqs = parallel;
     }
     let draft = app.draft_model(&hub, &args.engine, &engine)?;
-    let provider = model::load_all(app, &models, &Setup { engine, draft })?;
+    let provider = model::load_all(app, &models, &Setup { engine, draft, chat_template })?;
     let server = Server::new(&config, provider)?;
     let names: Vec<&str> = models.iter().map(|(_, stored)| stored.reference.as_str()).collect();
     app.block_on_uninterrupted(async {

@@ -26,9 +26,8 @@ pub(crate) fn run(app: &App, args: &ShowArgs) -> Result<(), CliError> {
     for entry in checkpoint.entries() {
         *types.entry(entry.storage.name()).or_default() += entry.bytes as u64;
     }
-    let template = vocabulary::open(&model.path).is_ok_and(|vocabulary| {
-        vocabulary.template.is_some() || vocabulary.tokenizer.chat_template_source().is_some()
-    });
+    let template = vocabulary::open(&model.path)
+        .is_ok_and(|vocabulary| vocabulary.tokenizer.chat_template_source().is_some());
     if args.json {
         let config = config.as_ref().ok().map(description);
         return app.printer.json(&json!({

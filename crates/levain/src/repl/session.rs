@@ -183,7 +183,9 @@ impl Session {
     fn change_model(&mut self, app: &App, name: &str) -> Result<(), CliError> {
         let stored = app.obtain(&self.hub, name)?;
         self.loaded = None;
-        match model::load(app, &stored, &self.setup) {
+        // A chat template that was given is meant for the model that was named with it.
+        let setup = Setup { chat_template: None, ..self.setup.clone() };
+        match model::load(app, &stored, &setup) {
             Ok(loaded) => {
                 self.loaded = Some(loaded);
                 self.stored = stored;

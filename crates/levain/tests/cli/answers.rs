@@ -342,3 +342,70 @@ fn the_server_answers_and_ends_in_order() {
     assert!(asked.success());
     assert!(child.wait().unwrap().success());
 }
+
+#[test]
+fn a_chat_template_of_ones_own_can_be_given_everywhere() {
+    let model = ModelSpec::llama().build().unwrap();
+    let config = model.path().join("tokenizer_config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let mut fields: serde_json::Value = serde_json::from_str(&text).unwrap();
+    fields.as_object_mut().unwrap().remove("chat_template");
+    std::fs::write(&config, fields.to_string()).unwrap();
+    let path = model.path().display().to_string();
+    let ask = ["run", &path, "--max-tokens", "2", "--temperature", "0", "-q", "hi"];
+    let home = Home::new();
+    let refused = home.run(&ask);
+    assert_eq!(refused.code, 1);
+    assert!(refused.err.contains("--chat-template FILE"), "{}", refused.err);
+    // As the refusal says.
+    let own = home.file("own.jinja", TEMPLATE);
+    let with_own: Vec<&str> = ask.iter().copied().chain(["--chat-template", own.to_str().unwrap()]).collect();
+    let answer = home.run(&with_own).ok();
+    let messages = home.file("m.json", r#"[{"role":"user","content":"2 + 2?"}]"#);
+    for flag in ["--chat-template", "--template"] {
+        let args = ["render", &path, "--messages", messages.to_str().unwrap(), flag, own.to_str().unwrap()];
+        assert_eq!(home.run(&args).ok(), "<user>2 + 2?\n<assistant>");
+    }
+    // In the configuration, where a file is meant beside it, and in the environment.
+    home.file(".config/levain/config.toml", "chat_template = \"t/own.jinja\"\n");
+    home.file(".config/levain/t/own.jinja", TEMPLATE);
+    assert_eq!(home.run(&ask).ok(), answer);
+    let home = Home::new();
+    let own = home.file("own.jinja", TEMPLATE);
+    let home = home.var("LEVAIN_CHAT_TEMPLATE", own.to_str().unwrap());
+    assert_eq!(home.run(&ask).ok(), answer);
+    let with_none: Vec<&str> = ask.iter().copied().chain(["--chat-template", "none.jinja"]).collect();
+    let refused = home.run(&with_none);
+    assert!(refused.code != 0 && refused.err.contains("none.jinja"), "{}", refused.err);
+    for verb in ["chat", "run", "serve", "render"] {
+        assert!(home.run(&[verb, "--help"]).ok().contains("chat-template"), "{verb}");
+    }
+}
+
+#[test]
+fn a_model_that_is_named_by_its_path_needs_no_home() {
+    let (home, _model, path) = model();
+    let ask = ["run", &path, "--max-tokens", "2", "--temperature", "0", "-q", "hi"];
+    let answer = home.run(&ask).ok();
+    let ran = |set: &dyn Fn(&mut std::process::Command)| {
+        let mut command = home.command(&ask);
+        set(&mut command);
+        crate::support::ran(&command.stdin(std::process::Stdio::null()).output().unwrap())
+    };
+    let unset = ran(&|command| {
+        command.env_remove("HOME");
+    });
+    assert_eq!(unset.ok(), answer);
+    for odd in ["", "/nonexistent/home", "/dev/null", "/proc", "relative"] {
+        let out = ran(&|command| {
+            command.env("HOME", odd);
+        });
+        assert_eq!(out.err, "", "HOME={odd}");
+        assert_eq!(out.ok(), answer, "HOME={odd}");
+    }
+    // Nothing but the program's path.
+    let bare = ran(&|command| {
+        command.env_clear();
+    });
+    assert_eq!(bare.ok(), answer);
+}

@@ -7,6 +7,8 @@ mod common;
 #[cfg(test)]
 mod completions;
 #[cfg(test)]
+mod files;
+#[cfg(test)]
 mod real;
 #[cfg(test)]
 mod reasoning;

@@ -44,6 +44,8 @@ struct ConfigFile {
     #[serde(default)]
     add_eos_token: Option<bool>,
     #[serde(default)]
+    tokenizer_class: Option<String>,
+    #[serde(default)]
     chat_template: Option<Value>,
     #[serde(default)]
     added_tokens_decoder: serde_json::Map<String, Value>,
@@ -97,12 +99,21 @@ impl TokenizerConfig {
                     }
                     named_templates.push((name, source));
                 }
+                if let ([(_, only)], None) = (named_templates.as_slice(), &chat_template) {
+                    chat_template = Some(only.clone());
+                }
             }
             Some(_) => {
                 return Err(TokenizerError::malformed(place, "chat_template is neither text nor list"));
             }
         }
         Ok(Self { file, added_tokens, chat_template, named_templates })
+    }
+
+    /// The class that reads the tokenizer in transformers, without the mark of its quick form.
+    pub(super) fn class(&self) -> &str {
+        let class = self.file.tokenizer_class.as_deref().unwrap_or_default();
+        class.strip_suffix("Fast").unwrap_or(class)
     }
 
     /// Fills in the ends of a text.

@@ -27,23 +27,35 @@ use crate::{
 
 /// SentencePiece's mark of a blank.
 const MARK: char = '▁';
+/// The pre-tokenizer whose models have no merges.
+const WITHOUT_MERGES: &str = "kimi-k2";
+
+const NO_VOCABULARY: &str = "the file holds no vocabulary; take one of the model's files that does";
+const NO_PRE_TOKENIZER: &str = "the file was made before there was that key, and a guess at how texts are cut would \
+     give other tokens without a word; take a file of the model that was converted later, or its safetensors";
+const NO_MERGES: &str = "without them texts fall into single bytes; take another file of the model";
+const NO_TYPES: &str = "without them the tokens that steer the model can't be told from text; take another file of \
+     the model";
+const NO_SCORES: &str = "without them a text could be cut in any way; take another file of the model";
+const NO_BEGIN: &str = "the file asks for that token before every text; take another file of the model";
+const NO_END: &str = "the file asks for that token behind every text; take another file of the model";
 
 /// What a GGUF file says about its tokenizer, field by field. Absent keys stay at their default.
 #[derive(Debug, Clone, Default)]
 pub struct GgufVocab {
     /// `tokenizer.ggml.model`: `gpt2`, `llama`, `t5` or `bert`.
     pub model: String,
-    /// `tokenizer.ggml.pre`: the pre-tokenizer of a `gpt2` model; empty means `default`.
+    /// `tokenizer.ggml.pre`: the pre-tokenizer of a `gpt2` model, which can't do without.
     pub pre: String,
     /// `tokenizer.ggml.tokens`.
     pub tokens: Vec<String>,
     /// `tokenizer.ggml.scores`; may be empty for `gpt2`.
     pub scores: Vec<f32>,
-    /// `tokenizer.ggml.token_type`; empty means that all are normal.
+    /// `tokenizer.ggml.token_type`; `gpt2` and `llama` can't do without.
     pub token_types: Vec<i32>,
-    /// `tokenizer.ggml.merges`: two tokens with a blank between them.
-    pub merges: Vec<String>,
-    /// `tokenizer.ggml.bos_token_id`.
+    /// `tokenizer.ggml.merges`: two tokens with a blank between them; `gpt2` can't do without.
+    pub merges: Option<Vec<String>>,
+    /// `tokenizer.ggml.bos_token_id`. Ids that no token has stand for "none", here and below.
     pub bos: Option<u32>,
     /// `tokenizer.ggml.eos_token_id`.
     pub eos: Option<u32>,
@@ -89,8 +101,9 @@ impl Tokenizer {
     ///
     /// # Errors
     /// If the model or the pre-tokenizer is not known by name, or if ids, types and scores do not fit together.
-    pub fn from_gguf(file: GgufVocab) -> Result<Self> {
+    pub fn from_gguf(mut file: GgufVocab) -> Result<Self> {
         let kind = match file.model.as_str() {
+            "" => return Err(TokenizerError::missing("tokenizer.ggml.model", NO_VOCABULARY)),
             "gpt2" => Kind::Bpe,
             "llama" => Kind::SentencePiece,
             "t5" => Kind::Unigram,
@@ -104,6 +117,7 @@ impl Tokenizer {
             }
         };
         check(&file, kind)?;
+        file.forget_unknown_ids();
         let kinds = token_kinds(&file);
         let vocab = fill_vocab(&file, &kinds, kind)?;
         let added = (0..)
@@ -130,9 +144,9 @@ impl Tokenizer {
         let mut restart_after_token = false;
         let (steps, model) = match kind {
             Kind::Bpe => {
-                let name = if file.pre.is_empty() { "default" } else { &file.pre };
-                let preset = presets::preset(name)?;
+                let preset = presets::preset(&file.pre)?;
                 set_ends(&mut special, &file, preset.add_bos, false, bos, file.eos);
+                check_ends(&special, &file, preset.add_bos)?;
                 (preset.steps, Model::Bpe(byte_level_bpe(&file, &vocab, preset.ignore_merges)))
             }
             Kind::SentencePiece => {
@@ -140,8 +154,9 @@ impl Tokenizer {
                 joining.strip_leading = usize::from(prefixed);
                 restart_after_token = true;
                 set_ends(&mut special, &file, true, false, bos, file.eos);
+                check_ends(&special, &file, true)?;
                 let model = SentencePiece {
-                    scores: file.scores.clone(),
+                    scores: file.scores.iter().take(file.tokens.len()).copied().collect(),
                     bytes: byte_tokens(&file, &kinds),
                     unk: special.unk,
                 };
@@ -204,6 +219,26 @@ impl Tokenizer {
     }
 }
 
+impl GgufVocab {
+    /// As llama.cpp does, an id outside of the vocabulary counts as none.
+    fn forget_unknown_ids(&mut self) {
+        let count = self.tokens.len();
+        let ids = [
+            &mut self.bos,
+            &mut self.eos,
+            &mut self.eot,
+            &mut self.eom,
+            &mut self.unk,
+            &mut self.pad,
+            &mut self.sep,
+            &mut self.cls,
+        ];
+        for id in ids {
+            *id = id.filter(|id| (*id as usize) < count);
+        }
+    }
+}
+
 fn is_marked(model: &str) -> bool {
     model != "gpt2"
 }
@@ -219,32 +254,31 @@ fn check(file: &GgufVocab, kind: Kind) -> Result<()> {
     if count == 0 {
         return problem("tokenizer.ggml.tokens", "it is empty".into());
     }
-    if !file.token_types.is_empty() && file.token_types.len() != count {
+    let missing = |part, problem| Err(TokenizerError::missing(part, problem));
+    if kind == Kind::Bpe && file.pre.is_empty() {
+        return missing("tokenizer.ggml.pre", NO_PRE_TOKENIZER);
+    }
+    if kind == Kind::Bpe && file.merges.is_none() && file.pre != WITHOUT_MERGES {
+        return missing("tokenizer.ggml.merges", NO_MERGES);
+    }
+    if file.token_types.is_empty() && matches!(kind, Kind::Bpe | Kind::SentencePiece) {
+        return missing("tokenizer.ggml.token_type", NO_TYPES);
+    }
+    // What is longer than the vocabulary is read as far as that goes.
+    if !file.token_types.is_empty() && file.token_types.len() < count {
         let found = file.token_types.len();
         return problem("tokenizer.ggml.token_type", format!("{found} types for {count} tokens"));
     }
     let scored = matches!(kind, Kind::SentencePiece | Kind::Unigram);
-    if scored && file.scores.len() != count {
+    if scored && file.scores.is_empty() {
+        return missing("tokenizer.ggml.scores", NO_SCORES);
+    }
+    if scored && file.scores.len() < count {
         let found = file.scores.len();
         return problem("tokenizer.ggml.scores", format!("{found} scores for {count} tokens"));
     }
     if scored && file.scores.iter().any(|s| s.is_nan()) {
         return problem("tokenizer.ggml.scores", "one is not a number".into());
-    }
-    for (name, id) in [
-        ("bos", file.bos),
-        ("eos", file.eos),
-        ("eot", file.eot),
-        ("eom", file.eom),
-        ("unknown", file.unk),
-        ("padding", file.pad),
-        ("seperator", file.sep),
-        ("cls", file.cls),
-    ] {
-        if let Some(id) = id.filter(|id| *id as usize >= count) {
-            let part = format!("tokenizer.ggml.{name}_token_id");
-            return problem(&part, format!("{id} is outside of the vocabulary of {count} tokens"));
-        }
     }
     Ok(())
 }
@@ -292,9 +326,10 @@ fn byte_level_bpe(file: &GgufVocab, vocab: &Vocab, ignore_merges: bool) -> Bpe {
     for (byte, slot) in (0..=255u8).zip(table.iter_mut()) {
         *slot = vocab.id_of_text(byte_to_char(byte).encode_utf8(&mut [0; 4]));
     }
-    let mut merges = HashMap::with_capacity(file.merges.len());
+    let lines = file.merges.as_deref().unwrap_or_default();
+    let mut merges = HashMap::with_capacity(lines.len());
     let mut joined = String::new();
-    for (rank, line) in (0u32..).zip(&file.merges) {
+    for (rank, line) in (0u32..).zip(lines) {
         // A blank in first place is part of the left token.
         let Some(at) = line.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(at, _)| at) else {
             continue;
@@ -343,22 +378,21 @@ fn unigram(file: &GgufVocab, kinds: &[TokenKind], unk: Option<u32>) -> Result<Un
 }
 
 fn special_ids(file: &GgufVocab, vocab: &Vocab) -> SpecialIds {
-    // What the format's documents give as defaults where a file is silent.
+    // What llama.cpp takes where a file is silent.
     let (bos, eos, unk) = match file.model.as_str() {
         "llama" => (Some(1), Some(2), Some(0)),
         "t5" => (None, Some(1), Some(2)),
         "bert" => (Some(101), None, Some(100)),
         _ => (None, None, None),
     };
-    let silent = file.bos.is_none() && file.eos.is_none();
-    let default = |id: Option<u32>| id.filter(|id| silent && *id < vocab.len());
+    let default = |id: Option<u32>| id.filter(|id| *id < vocab.len());
     let mut ends: Vec<u32> =
         [file.eos.or_else(|| default(eos)), file.eot, file.eom].into_iter().flatten().collect();
     complete_ends(vocab, &mut ends);
     SpecialIds {
         bos: file.bos.or_else(|| default(bos)),
         eos: ends,
-        unk: file.unk.or(unk.filter(|id| *id < vocab.len())),
+        unk: file.unk.or_else(|| default(unk)),
         pad: file.pad,
         before: Vec::new(),
         after: Vec::new(),
@@ -380,4 +414,15 @@ fn set_ends(
     if file.add_eos.unwrap_or(add_eos) {
         special.after.extend(end.or(special.eos.first().copied()));
     }
+}
+
+/// Refuses a file that asks for a token and does not say which.
+fn check_ends(special: &SpecialIds, file: &GgufVocab, add_bos: bool) -> Result<()> {
+    if file.add_bos.unwrap_or(add_bos) && special.before.is_empty() {
+        return Err(TokenizerError::missing("tokenizer.ggml.bos_token_id", NO_BEGIN));
+    }
+    if file.add_eos == Some(true) && special.after.is_empty() {
+        return Err(TokenizerError::missing("tokenizer.ggml.eos_token_id", NO_END));
+    }
+    Ok(())
 }

@@ -6,6 +6,7 @@ pub(crate) mod gguf;
 mod json;
 mod json_model;
 mod json_parts;
+mod pair;
 
 /// Texts of tokens that end an answer, whatever else a file says.
 const ENDS: &[&str] = &[

@@ -94,7 +94,7 @@ impl<'b> Reader<'b> {
                 for _ in 0..count {
                     match (name, inner) {
                         ("ggml.tokens", 8) => vocab.tokens.push(self.text()),
-                        ("ggml.merges", 8) => vocab.merges.push(self.text()),
+                        ("ggml.merges", 8) => vocab.merges.get_or_insert_default().push(self.text()),
                         ("ggml.scores", 6) => vocab.scores.push(f32::from_bits(self.u32())),
                         ("ggml.token_type", 5) => vocab.token_types.push(self.u32() as i32),
                         ("ggml.precompiled_charsmap", 0 | 1) => {

@@ -77,15 +77,21 @@ impl<'a> Fields<'a> {
         self.typed(name, "an object", |value| Some(Fields { file, prefix, map: value.as_object()? }))
     }
 
-    /// One token id or a list of them.
+    /// One token id or a list of them. What no vocabulary holds, such as -1 or null, stands for "none".
     pub(crate) fn token_ids(&self, name: &str) -> Result<Vec<u32>, WeightsError> {
-        let id = |value: &Value| u32::try_from(whole(value)?).ok();
         let ids = self.typed(name, "a token id or a list of token ids", |value| match value {
-            Value::Array(list) => list.iter().map(id).collect(),
-            value => id(value).map(|id| vec![id]),
+            Value::Array(list) => list.iter().map(token_id).collect::<Option<Vec<_>>>(),
+            value => token_id(value).map(|id| vec![id]),
         })?;
-        Ok(ids.unwrap_or_default())
+        Ok(ids.unwrap_or_default().into_iter().flatten().collect())
     }
+}
+
+fn token_id(value: &Value) -> Option<Option<u32>> {
+    if value.is_null() {
+        return Some(None);
+    }
+    (value.as_f64()?.fract() == 0.0).then(|| u32::try_from(whole(value)?).ok())
 }
 
 /// A whole number, also when it is written as 4096.0.

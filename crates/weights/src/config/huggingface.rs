@@ -7,21 +7,33 @@ use levain_kernels::RopeStyle;
 use crate::config::fields::{Fields, parse_object};
 use crate::config::{
     Fp8Config, MlaConfig, ModelConfig, ModelType, MoeConfig, RopeConfig, RopeScaling, ScoringFunc,
-    TopkMethod, validate,
+    TopkMethod, known_token, known_tokens, validate,
 };
 use crate::error::{ConfigProblem, WeightsError};
 
 const SUPPORTED: &str = "llama, qwen2, deepseek_v2, deepseek_v3";
 
+/// Where models that read more than text describe the part that does.
+const LANGUAGE_PARTS: [(&str, &str); 3] =
+    [("text_config", "text_config."), ("language_config", "language_config."), ("llm_config", "llm_config.")];
+
 /// Reads and validates a `config.json`.
 pub(crate) fn from_json(file: &Path, bytes: &[u8]) -> Result<ModelConfig, WeightsError> {
     let map = parse_object(file, bytes)?;
-    let f = Fields::new(file, "", &map);
+    let top = Fields::new(file, "", &map);
+    let part = language_part(top)?;
+    let (f, nested) = (part.unwrap_or(top), part.is_some());
     let model_type = model_type(f)?;
     refuse_variants(f, model_type)?;
 
-    let hidden_size = f.require("hidden_size", f.usize("hidden_size")?)?;
-    let heads = f.require("num_attention_heads", f.usize("num_attention_heads")?)?;
+    // A nested description holds only what differs from its class in transformers.
+    let size = |name: &str| {
+        let default = || if nested { class_default(model_type, name) } else { None };
+        f.require(name, f.usize(name)?.or_else(default))
+    };
+    let hidden_size = size("hidden_size")?;
+    let heads = size("num_attention_heads")?;
+    let vocab_size = size("vocab_size")?;
     let mla = match model_type {
         ModelType::DeepseekV2 | ModelType::DeepseekV3 => Some(mla(f)?),
         ModelType::Llama | ModelType::Qwen2 => None,
@@ -43,37 +55,90 @@ pub(crate) fn from_json(file: &Path, bytes: &[u8]) -> Result<ModelConfig, Weight
         },
     };
     let max_position_embeddings =
-        f.require("max_position_embeddings", f.usize("max_position_embeddings")?)?;
+        f.usize("max_position_embeddings")?.unwrap_or_else(|| class_context(model_type));
+    // Models that read more than text say some things of the whole.
+    let ids = |name: &str| match f.get(name) {
+        Some(_) => f.token_ids(name),
+        None => top.token_ids(name),
+    };
+    let tied = f
+        .bool("tie_word_embeddings")?
+        .map_or_else(|| top.bool("tie_word_embeddings"), |tied| Ok(Some(tied)))?;
     let config = ModelConfig {
         model_type,
-        vocab_size: f.require("vocab_size", f.usize("vocab_size")?)?,
+        vocab_size,
         hidden_size,
-        intermediate_size: f.require("intermediate_size", f.usize("intermediate_size")?)?,
-        num_hidden_layers: f.require("num_hidden_layers", f.usize("num_hidden_layers")?)?,
+        intermediate_size: size("intermediate_size")?,
+        num_hidden_layers: size("num_hidden_layers")?,
         num_attention_heads: heads,
         num_key_value_heads: key_value_heads(f, heads, mla.is_some())?,
         head_dim,
         max_position_embeddings,
         rms_norm_eps: f32_of(f.f64("rms_norm_eps")?.unwrap_or(1e-6)),
         rope: rope(f, model_type, &mla, head_dim, max_position_embeddings)?,
-        tie_word_embeddings: f.bool("tie_word_embeddings")?.unwrap_or(false),
+        tie_word_embeddings: tied.unwrap_or(false),
         // Qwen2 has the biases without a field that says so.
         attention_bias: model_type == ModelType::Qwen2 || f.bool("attention_bias")?.unwrap_or(false),
-        bos_token_id: f.token_ids("bos_token_id")?.first().copied(),
-        eos_token_ids: f.token_ids("eos_token_id")?,
+        bos_token_id: known_token(ids("bos_token_id")?.first().copied(), vocab_size),
+        eos_token_ids: known_tokens(ids("eos_token_id")?, vocab_size),
         moe: if mla.is_some() { moe(f, model_type)? } else { None },
         mla,
         num_nextn_predict_layers: f.usize("num_nextn_predict_layers")?.unwrap_or(0),
-        quantization: quantization(f)?,
+        quantization: quantization(if f.get("quantization_config").is_some() { f } else { top })?,
     };
     validate(&config, file, &str::to_owned)?;
     Ok(config)
 }
 
+/// The description of the language model within one of a model that reads more than text.
+fn language_part(top: Fields<'_>) -> Result<Option<Fields<'_>>, WeightsError> {
+    if top.get("hidden_size").is_some() {
+        return Ok(None);
+    }
+    for (name, prefix) in LANGUAGE_PARTS {
+        if let Some(part) = top.object(name, prefix)? {
+            return Ok(Some(part));
+        }
+    }
+    Ok(None)
+}
+
+/// What the classes of transformers take for sizes that a description does not give.
+fn class_default(model_type: ModelType, field: &str) -> Option<usize> {
+    let qwen = match model_type {
+        ModelType::Llama => false,
+        ModelType::Qwen2 => true,
+        ModelType::DeepseekV2 | ModelType::DeepseekV3 => return None,
+    };
+    match field {
+        "hidden_size" => Some(4096),
+        "num_hidden_layers" | "num_attention_heads" => Some(32),
+        "vocab_size" => Some(if qwen { 151_936 } else { 32_000 }),
+        "intermediate_size" => Some(if qwen { 22_016 } else { 11_008 }),
+        _ => None,
+    }
+}
+
+/// The context that the classes of transformers take where a description gives none.
+fn class_context(model_type: ModelType) -> usize {
+    match model_type {
+        ModelType::Llama | ModelType::DeepseekV2 => 2048,
+        ModelType::DeepseekV3 => 4096,
+        ModelType::Qwen2 => 32_768,
+    }
+}
+
 fn model_type(f: Fields<'_>) -> Result<ModelType, WeightsError> {
     let name = match f.string("model_type")? {
         Some(name) => name,
-        None => return Err(f.error("model_type", ConfigProblem::Missing)),
+        // The name of the class says it as well.
+        None => match f.list("architectures")?.and_then(|list| list.first()?.as_str()) {
+            Some("LlamaForCausalLM" | "LlamaModel") => "llama",
+            Some("Qwen2ForCausalLM" | "Qwen2Model") => "qwen2",
+            Some("DeepseekV2ForCausalLM" | "DeepseekV2Model") => "deepseek_v2",
+            Some("DeepseekV3ForCausalLM" | "DeepseekV3Model") => "deepseek_v3",
+            _ => return Err(f.error("model_type", ConfigProblem::Missing)),
+        },
     };
     Ok(match name {
         "llama" => ModelType::Llama,

@@ -16,6 +16,16 @@ pub use rope::{RopeConfig, RopeScaling};
 pub(crate) use fields::parse_object;
 pub(crate) use validate::validate;
 
+/// A token that the model has a row for; others stand for "none".
+pub(crate) fn known_token(id: Option<u32>, vocab_size: usize) -> Option<u32> {
+    id.filter(|&id| usize::try_from(id).is_ok_and(|id| id < vocab_size))
+}
+
+/// As [`known_token`], for several.
+pub(crate) fn known_tokens(ids: Vec<u32>, vocab_size: usize) -> Vec<u32> {
+    ids.into_iter().filter_map(|id| known_token(Some(id), vocab_size)).collect()
+}
+
 /// What an architecture needs to know to be built. Field names are those of Hugging Face's `config.json`;
 /// all have been validated against each other.
 #[derive(Debug, Clone, PartialEq)]

@@ -64,20 +64,6 @@ pub(crate) fn validate(
             check.size("quantization_config.weight_block_size", side, WIDTH_MAX)?;
         }
     }
-    for (field, id) in c
-        .bos_token_id
-        .iter()
-        .map(|id| ("bos_token_id", id))
-        .chain(c.eos_token_ids.iter().map(|id| ("eos_token_id", id)))
-    {
-        let known = usize::try_from(*id).is_ok_and(|id| id < c.vocab_size);
-        check.float(
-            field,
-            f64::from(*id),
-            known,
-            &format!("less than the vocab_size of {}", c.vocab_size),
-        )?;
-    }
     Ok(())
 }
 

@@ -5,10 +5,11 @@ use levain_kernels::RopeStyle;
 
 use crate::config::{
     GenerationDefaults, MlaConfig, ModelConfig, ModelType, MoeConfig, RopeConfig, RopeScaling, ScoringFunc,
-    TopkMethod, validate,
+    TopkMethod, known_token, known_tokens, validate,
 };
 use crate::error::{ConfigProblem, WeightsError, WrongFile};
 use crate::gguf::metadata::GgufMetadata;
+use crate::gguf::value::Value;
 
 const SUPPORTED: &str = "llama, qwen2, deepseek2";
 
@@ -98,8 +99,8 @@ pub(crate) fn model_config(meta: &GgufMetadata, facts: TensorFacts<'_>) -> Resul
         rope: k.rope(&mla, head_dim, max_position_embeddings, facts.rope_freqs)?,
         tie_word_embeddings: !facts.has_output,
         attention_bias: facts.has_query_bias,
-        bos_token_id: meta.u32("tokenizer.ggml.bos_token_id")?,
-        eos_token_ids: eos_token_ids(meta)?,
+        bos_token_id: known_token(meta.token_id("tokenizer.ggml.bos_token_id")?, *vocab_size),
+        eos_token_ids: known_tokens(eos_token_ids(meta)?, *vocab_size),
         mla,
         moe,
         num_nextn_predict_layers: nextn,
@@ -113,14 +114,20 @@ pub(crate) fn model_config(meta: &GgufMetadata, facts: TensorFacts<'_>) -> Resul
 pub(crate) fn generation_defaults(meta: &GgufMetadata) -> Result<GenerationDefaults, WeightsError> {
     #[expect(clippy::cast_possible_truncation, reason = "validated afterwards")]
     let float = |key| Ok::<_, WeightsError>(meta.float(key)?.map(|x| x as f32));
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a cast to whole numbers stops at both ends"
+    )]
     let defaults = GenerationDefaults {
         do_sample: None,
         temperature: float("general.sampling.temp")?,
         top_p: float("general.sampling.top_p")?,
-        top_k: meta.u32("general.sampling.top_k")?,
+        // All tokens are kept by 0 and by less.
+        top_k: meta.float("general.sampling.top_k")?.map(|k| k as u32),
         min_p: float("general.sampling.min_p")?,
         repetition_penalty: float("general.sampling.penalty_repeat")?,
-        bos_token_id: meta.u32("tokenizer.ggml.bos_token_id")?,
+        bos_token_id: meta.token_id("tokenizer.ggml.bos_token_id")?,
         eos_token_ids: eos_token_ids(meta)?,
     };
     defaults.validate(meta.file(), &|field| {
@@ -138,7 +145,7 @@ pub(crate) fn generation_defaults(meta: &GgufMetadata) -> Result<GenerationDefau
 fn eos_token_ids(meta: &GgufMetadata) -> Result<Vec<u32>, WeightsError> {
     let mut ids = Vec::new();
     for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"] {
-        if let Some(id) = meta.u32(key)?
+        if let Some(id) = meta.token_id(key)?
             && !ids.contains(&id)
         {
             ids.push(id);
@@ -172,8 +179,22 @@ impl Keys<'_> {
     }
 
     fn optional_usize(&self, name: &str) -> Result<Option<usize>, WeightsError> {
+        let key = self.key(name);
+        // Sizes of each layer, as newer converters may write them, are one size here.
+        if let Some(Value::Array(layers)) = self.meta.get(&key) {
+            let sizes = self.meta.integers(&key)?.unwrap_or_default();
+            return match sizes.split_first() {
+                Some((first, rest)) if rest.iter().all(|size| size == first) => {
+                    Ok(Some(usize::try_from(*first).unwrap_or(usize::MAX)))
+                }
+                _ => {
+                    let found = format!("{} sizes that differ from layer to layer", layers.len());
+                    Err(self.unsupported(&key, &found, "one size for all layers"))
+                }
+            };
+        }
         // What does not fit is far above every limit and fails validation as the largest number.
-        Ok(self.meta.unsigned(&self.key(name))?.map(|n| usize::try_from(n).unwrap_or(usize::MAX)))
+        Ok(self.meta.unsigned(&key)?.map(|n| usize::try_from(n).unwrap_or(usize::MAX)))
     }
 
     /// Refuses a key that says something else than what follows from others, each by one convention.
@@ -218,7 +239,9 @@ impl Keys<'_> {
             return Err(self.unsupported(&self.key("attention.sliding_window"), &window.to_string(), "0"));
         }
         for name in ["embedding_scale", "residual_scale", "logit_scale", "attention.scale"] {
-            if let Some(scale) = self.float(name)? {
+            // 0 stands for "not set", and a factor of 1 changes nothing.
+            let neutral = |scale: f64| scale == 0.0 || (scale == 1.0 && name != "attention.scale");
+            if let Some(scale) = self.float(name)?.filter(|&scale| !neutral(scale)) {
                 return Err(self.unsupported(&self.key(name), &scale.to_string(), "no such key"));
             }
         }
@@ -291,7 +314,8 @@ impl Keys<'_> {
         Ok(Some(MoeConfig {
             n_routed_experts: experts,
             num_experts_per_tok: self.usize("expert_used_count")?,
-            n_shared_experts: self.optional_usize("expert_shared_count")?.unwrap_or(0),
+            // Without it shared experts that are there would be left out without a word.
+            n_shared_experts: self.usize("expert_shared_count")?,
             moe_intermediate_size: self.usize("expert_feed_forward_length")?,
             first_k_dense_replace: self.optional_usize("leading_dense_block_count")?.unwrap_or(0),
             moe_layer_freq: 1,
@@ -355,12 +379,12 @@ impl Keys<'_> {
                 return Ok(linear.map_or(RopeScaling::None, |factor| RopeScaling::Linear { factor }));
             }
         };
-        let factor = || factor.ok_or_else(|| self.error("rope.scaling.factor", ConfigProblem::Missing));
-        Ok(match kind {
-            "none" => RopeScaling::None,
-            "linear" => RopeScaling::Linear { factor: factor()? },
-            "yarn" => {
-                let factor = factor()?;
+        // Without a factor, or with 0 for "not set", llama.cpp scales nothing either.
+        let factor = factor.filter(|&factor| factor != 0.0);
+        Ok(match (kind, factor) {
+            ("none", _) | ("linear" | "yarn", None) => RopeScaling::None,
+            ("linear", Some(factor)) => RopeScaling::Linear { factor },
+            ("yarn", Some(factor)) => {
                 let full = |s: f64| 0.1 * s * factor.ln() + 1.0;
                 // llama.cpp multiplies cosine and sine by this times m(1); for DeepSeek it cancels m(1) and
                 // moves the multiplier into the softmax scale.
@@ -391,7 +415,7 @@ impl Keys<'_> {
                     truncate: true,
                 }
             }
-            other => {
+            (other, _) => {
                 return Err(self.unsupported(&self.key("rope.scaling.type"), other, "none, linear, yarn"));
             }
         })
@@ -402,8 +426,6 @@ impl Keys<'_> {
         let name = match field {
             "vocab_size" => return "token_embd.weight".to_owned(),
             "rope_freqs.weight" => return field.to_owned(),
-            "bos_token_id" => return "tokenizer.ggml.bos_token_id".to_owned(),
-            "eos_token_id" => return "tokenizer.ggml.eos_token_id".to_owned(),
             "hidden_size" => "embedding_length",
             "intermediate_size" => "feed_forward_length",
             "num_hidden_layers" => "block_count",

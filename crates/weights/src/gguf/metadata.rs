@@ -83,6 +83,16 @@ impl GgufMetadata {
         })
     }
 
+    /// A token's id. What no vocabulary holds, such as 4294967295 or -1, is how converters write that there is none.
+    pub fn token_id(&self, key: &str) -> Result<Option<u32>, WeightsError> {
+        let id = self.typed(key, "a token id", |value| match value {
+            Value::Unsigned(number) => Some(u32::try_from(number).ok()),
+            Value::Signed(number) => Some(u32::try_from(number).ok()),
+            _ => None,
+        })?;
+        Ok(id.flatten().filter(|&id| id != u32::MAX))
+    }
+
     /// A number, whole or not.
     pub fn float(&self, key: &str) -> Result<Option<f64>, WeightsError> {
         self.typed(key, "a float", |value| match value {
@@ -124,6 +134,8 @@ impl GgufMetadata {
         self.elements(key, "an array of floats", |value| match value {
             #[expect(clippy::cast_possible_truncation, reason = "scores are 32-bit floats in practice")]
             Value::Float(number) => Some(number as f32),
+            #[expect(clippy::cast_precision_loss, reason = "some converters write whole scores")]
+            Value::Signed(number) => Some(number as f32),
             _ => None,
         })
     }

@@ -2,8 +2,10 @@
 //! Format: README of the safetensors project.
 
 mod header;
+mod names;
 mod writer;
 
 pub use writer::SafetensorsWriter;
 
 pub(crate) use header::parse;
+pub(crate) use names::Canonical;

@@ -54,11 +54,7 @@ fn impossible_values_are_refused_by_field() {
     refused(&llama, json!({"rms_norm_eps": 1e-60}), "rms_norm_eps");
     refused(&llama, json!({"rope_theta": 0}), "rope_theta: is 0");
     refused(&llama, json!({"max_position_embeddings": 1u64 << 40}), "max_position_embeddings");
-    refused(
-        &llama,
-        json!({"bos_token_id": 999_999}),
-        "bos_token_id: is 999999, expected less than the vocab_size",
-    );
+    refused(&llama, json!({"bos_token_id": 1.5}), "bos_token_id: is 1.5");
     refused(&llama, json!({"eos_token_id": [1, "x"]}), "eos_token_id: is a list");
 }
 
@@ -348,4 +344,62 @@ fn answers_end_at_the_tokens_of_both_files() {
         let error = open().generation_defaults().unwrap_err().to_string();
         assert!(error.contains(words) && error.contains("generation_config.json"), "{error}");
     }
+}
+
+#[test]
+fn token_ids_that_no_token_has_stand_for_none() {
+    let llama = ModelSpec::llama();
+    let nones = [
+        json!(-1),
+        json!(null),
+        json!([]),
+        json!([null, -1]),
+        json!(999_999),
+        json!(u32::MAX),
+        json!(u64::MAX),
+    ];
+    for none in nones {
+        let config = parse(&with(&llama, json!({"bos_token_id": none, "eos_token_id": none}))).unwrap();
+        assert_eq!((config.bos_token_id, config.eos_token_ids), (None, vec![]), "{none}");
+    }
+    let config = parse(&with(&llama, json!({"eos_token_id": [-1, 3, 999_999, 1]}))).unwrap();
+    assert_eq!(config.eos_token_ids, [3, 1]);
+}
+
+#[test]
+fn absent_fields_mean_what_transformers_takes() {
+    for (spec, context) in [
+        (ModelSpec::llama(), 2048),
+        (ModelSpec::qwen2(), 32_768),
+        (ModelSpec::deepseek_v2(), 2048),
+        (ModelSpec::deepseek_v3(), 4096),
+    ] {
+        let config =
+            parse(&with(&spec, json!({"max_position_embeddings": null, "rope_theta": null}))).unwrap();
+        assert_eq!((config.max_position_embeddings, config.rope.theta), (context, 10_000.0));
+    }
+    let by_class = json!({"model_type": null, "architectures": ["Qwen2ForCausalLM"]});
+    assert_eq!(parse(&with(&ModelSpec::qwen2(), by_class)).unwrap().model_type, ModelType::Qwen2);
+}
+
+/// Models that read pictures too describe their language model inside.
+#[test]
+fn a_nested_description_is_read() {
+    let inner = ModelSpec::qwen2().config_json();
+    let flat = parse(&inner).unwrap();
+    for name in ["text_config", "language_config", "llm_config"] {
+        let outer = json!({"model_type": "llava", "vision_config": {"hidden_size": 9}, name: inner});
+        assert_eq!(parse(&outer).unwrap(), flat, "{name}");
+    }
+    // As published: only what differs from the class's defaults, and some of it outside.
+    let sparse = json!({
+        "model_type": "multi_modality", "eos_token_id": 7, "tie_word_embeddings": true,
+        "language_config": {"model_type": "llama", "num_hidden_layers": 30, "vocab_size": 102_400},
+    });
+    let config = parse(&sparse).unwrap();
+    assert_eq!((config.hidden_size, config.intermediate_size, config.num_hidden_layers), (4096, 11_008, 30));
+    assert_eq!((config.num_attention_heads, config.vocab_size), (32, 102_400));
+    assert_eq!((config.eos_token_ids, config.tie_word_embeddings), (vec![7], true));
+    let error = parse(&json!({"model_type": "x", "text_config": {"model_type": "gemma"}})).unwrap_err();
+    assert!(error.contains("text_config.model_type: is \"gemma\""), "{error}");
 }

@@ -176,7 +176,12 @@ fn impossible_metadata_are_refused_by_key() {
     refused("llama", l("expert_count", 8u32.into()), "a mixture of experts");
     refused("llama", l("attention.sliding_window", 64u32.into()), "llama.attention.sliding_window");
     refused("llama", l("rope.freq_base", f32::INFINITY.into()), "llama.rope.freq_base: is inf");
-    refused("llama", l("tokenizer.ggml.eos_token_id", 50u32.into()), "tokenizer.ggml.eos_token_id: is 50");
+    refused("llama", l("tokenizer.ggml.eot_token_id", "2".into()), "tokenizer.ggml.eot_token_id");
+    let uneven = MetadataValue::I32s(vec![4, 2]);
+    refused("llama", l("attention.head_count", uneven), "differ from layer to layer");
+    let mut without = deepseek();
+    without.retain(|(key, _)| *key != "expert_shared_count");
+    refused("deepseek2", without, "deepseek2.expert_shared_count: is missing");
     refused("llama", l("context_length", 0u32.into()), "llama.context_length: is 0");
     let mut keys = llama();
     keys.remove(0);
@@ -291,4 +296,57 @@ fn recommended_sampling_is_read() {
     assert_eq!(defaults.eos_token_ids, [2, 7]);
     let error = checkpoint.config().unwrap_err().to_string();
     assert!(error.contains("a vocabulary but no weights"), "{error}");
+}
+
+/// Converters write -1, 4294967295 and other numbers that no token has for "none"; each key is told by its own name.
+#[test]
+fn token_ids_that_no_token_has_stand_for_none() {
+    let keys = [
+        "tokenizer.ggml.bos_token_id",
+        "tokenizer.ggml.eos_token_id",
+        "tokenizer.ggml.eot_token_id",
+        "tokenizer.ggml.eom_token_id",
+    ];
+    for none in [
+        u32::MAX.into(),
+        MetadataValue::I32(-1),
+        MetadataValue::U64(u64::MAX),
+        MetadataValue::I32(i32::MIN),
+        50u32.into(),
+    ] {
+        let changes: Vec<_> = keys.iter().map(|&key| (key, none.clone())).collect();
+        let config = open("llama", &set(llama(), &changes), &[]).unwrap();
+        assert_eq!((config.bos_token_id, config.eos_token_ids), (None, vec![]), "{none:?}");
+    }
+    let one = set(llama(), &[(keys[1], MetadataValue::I32(49)), (keys[2], u32::MAX.into())]);
+    assert_eq!(open("llama", &one, &[]).unwrap().eos_token_ids, [49]);
+    for key in keys {
+        let error = open("llama", &set(llama(), &[(key, 0.5f32.into())]), &[]).unwrap_err();
+        assert!(error.contains(key), "{error}");
+    }
+}
+
+/// What llama.cpp takes where a key is absent, or says that nothing is set.
+#[test]
+fn keys_that_may_be_absent_have_the_usual_meaning() {
+    let mut keys = llama();
+    keys.retain(|(key, _)| !matches!(*key, "attention.head_count_kv" | "rope.dimension_count"));
+    let config = open("llama", &keys, &[]).unwrap();
+    assert_eq!((config.num_key_value_heads, config.rope.dim, config.rope.theta), (4, 8, 10_000.0));
+    assert!(config.eos_token_ids.is_empty() && config.bos_token_id.is_none());
+    let each = MetadataValue::I32s(vec![64, 64]);
+    let config = open("llama", &set(llama(), &[("feed_forward_length", each)]), &[]).unwrap();
+    assert_eq!(config.intermediate_size, 64);
+    for scaling in ["linear", "yarn", "none"] {
+        for factor in [None, Some(0f32)] {
+            let mut changes: Keys = vec![("rope.scaling.type", scaling.into())];
+            changes.extend(factor.map(|factor| ("rope.scaling.factor", factor.into())));
+            let config = open("llama", &set(llama(), &changes), &[]).unwrap();
+            assert_eq!(config.rope.scaling, RopeScaling::None, "{scaling} {factor:?}");
+        }
+    }
+    for (key, neutral) in [("logit_scale", 1f32), ("attention.scale", 0.0), ("embedding_scale", 0.0)] {
+        assert!(open("llama", &set(llama(), &[(key, neutral.into())]), &[]).is_ok(), "{key}");
+        assert!(open("llama", &set(llama(), &[(key, 2f32.into())]), &[]).is_err(), "{key}");
+    }
 }

@@ -309,3 +309,86 @@ fn released_tensors_leave_memory() {
     assert!(resident_file_bytes() <= before + LEN as u64 / 8, "and the others with the rest");
     assert_eq!(sum(stored.bytes()), LEN as u64);
 }
+
+/// The same weights under other names.
+fn renamed(spec: &ModelSpec, name: impl Fn(&str) -> Option<String>) -> TempDir {
+    let model = spec.build().unwrap();
+    let whole = model.checkpoint().unwrap();
+    let folder = TempDir::new().unwrap();
+    let mut writer = SafetensorsWriter::new();
+    for old in whole.tensor_names() {
+        let Some(new) = name(old) else { continue };
+        let view = whole.tensor(old).unwrap();
+        writer.tensor(&new, view.dtype, &view.shape, TensorData::Bytes(view.bytes.into()));
+    }
+    writer.write(&folder.path().join("model.safetensors")).unwrap();
+    fs::copy(model.path().join("config.json"), folder.path().join("config.json")).unwrap();
+    folder
+}
+
+#[test]
+fn tensors_are_found_whatever_precedes_their_names() {
+    for spec in [ModelSpec::llama(), ModelSpec::qwen2(), ModelSpec::deepseek_v3()] {
+        for prefix in ["", "language_model.model.", "model.language_model.", "transformer.", "module.model."]
+        {
+            let folder = renamed(&spec, |name| {
+                Some(match name.strip_prefix("model.") {
+                    Some(rest) => format!("{prefix}{rest}"),
+                    None if prefix == "language_model.model." => format!("language_model.{name}"),
+                    None => name.to_owned(),
+                })
+            });
+            let checkpoint = Checkpoint::open(folder.path()).unwrap();
+            for (name, shape) in spec.tensors() {
+                checkpoint.require(&name, &shape).unwrap_or_else(|error| panic!("{prefix}: {error}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tied_embedding_is_found_under_either_name() {
+    let spec = ModelSpec::qwen2();
+    let head = |name: &str| Some(name.replace("model.embed_tokens.", "lm_head."));
+    let folder = renamed(&spec, head);
+    let shape = [spec.vocab_size, spec.hidden_size];
+    Checkpoint::open(folder.path()).unwrap().require("model.embed_tokens.weight", &shape).unwrap();
+    // Where they are two tensors one can't stand for the other.
+    let without = |name: &str| (name != "model.embed_tokens.weight").then(|| name.to_owned());
+    let folder = renamed(&ModelSpec::llama(), without);
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let error = checkpoint.require("model.embed_tokens.weight", &shape).unwrap_err().to_string();
+    assert!(error.contains("model.embed_tokens.weight is missing"), "{error}");
+}
+
+#[test]
+fn shards_without_an_index_are_joined() {
+    let (folder, names) = sharded();
+    fs::remove_file(folder.path().join("model.safetensors.index.json")).unwrap();
+    fs::write(folder.path().join("consolidated.safetensors"), "").unwrap();
+    for name in ["", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"] {
+        let checkpoint = Checkpoint::open(&folder.path().join(name)).unwrap();
+        assert_eq!((checkpoint.tensor_names().count(), checkpoint.files().len()), (names.len(), 2));
+        checkpoint.config().unwrap();
+    }
+    fs::remove_file(folder.path().join("model-00002-of-00002.safetensors")).unwrap();
+    let missing = "model-00002-of-00002.safetensors: this part of the checkpoint is missing";
+    assert!(message(folder.path()).contains(missing));
+    assert!(message(&folder.path().join("model-00001-of-00002.safetensors")).contains(missing));
+}
+
+#[test]
+fn a_whole_file_goes_before_an_index_and_any_index_will_do() {
+    let (folder, names) = sharded();
+    let index = folder.path().join("model.safetensors.index.json");
+    fs::rename(&index, folder.path().join("x.safetensors.index.json")).unwrap();
+    assert_eq!(Checkpoint::open(folder.path()).unwrap().tensor_names().count(), names.len());
+    let whole = ModelSpec::llama().build().unwrap();
+    fs::copy(whole.path().join("model.safetensors"), folder.path().join("model.safetensors")).unwrap();
+    assert_eq!(Checkpoint::open(folder.path()).unwrap().files().len(), 1);
+}
+
+#[test]
+fn an_adapter_is_told_from_a_model() {
+    check_folder(&[("adapter_model.safetensors", b"x"), ("adapter_config.json", b"{}")], "merge_and_unload");
+}
