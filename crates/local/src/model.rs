@@ -11,7 +11,8 @@ use levain_tokenizer::{SpecialTokens, Tokenizer};
 use levain_weights::Checkpoint;
 
 use crate::{
-    error::LocalError, files, guide::Guide, sampling::SamplingDefaults, table::TokenTable, template::Template,
+    error::LocalError, files, guide::Guide, sampling::SamplingDefaults, sandbox::TemplateWorker,
+    table::TokenTable, template::Template,
 };
 
 /// How a model is loaded.
@@ -21,6 +22,9 @@ pub struct LocalOptions {
     pub engine: EngineConfig,
     /// A chat template in place of the model's own, as Jinja source.
     pub chat_template: Option<String>,
+    /// Renders chat templates apart from this process, where they can be ended; without it on the threads that prepare
+    /// requests, which is for templates that can be trusted.
+    pub template_worker: Option<TemplateWorker>,
     /// A smaller model with the same tokens, for [`levain_engine::Speculation::DraftModel`].
     pub draft: Option<PathBuf>,
 }
@@ -67,7 +71,7 @@ impl LocalModel {
         }
         let wrong = |source| LocalError::Tokenizer { path: vocabulary.path.clone(), source };
         let source = options.chat_template.as_deref().or(vocabulary.template.as_deref());
-        let template = Template::load(&tokenizer, source).map_err(wrong)?;
+        let template = Template::load(&tokenizer, source, options.template_worker.as_ref()).map_err(wrong)?;
         let marks: Arc<[u32]> = template
             .iter()
             .flat_map(Template::marks)

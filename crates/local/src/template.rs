@@ -1,5 +1,6 @@
 //! A model's chat template, and what its text tells about the model: think tags, tool syntax, R1's kin.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use levain_chat::{ChatRequest, ProviderError, ReasoningEffort, ResponseFormat, Tool, ToolChoice};
@@ -13,6 +14,7 @@ use crate::{
     guide::{check_schema, invalid},
     messages::{self, Arguments},
     reasoning::{PromptState, ThinkTags},
+    sandbox::{TemplateProcesses, TemplateWorker},
     tools::{self, ToolSyntax},
 };
 
@@ -58,11 +60,15 @@ pub(crate) struct Prompt {
 
 impl Template {
     /// Compiles the template of a model, if it has one.
-    pub(crate) fn load(tokenizer: &Tokenizer, source: Option<&str>) -> Result<Option<Self>, TokenizerError> {
+    pub(crate) fn load(
+        tokenizer: &Tokenizer,
+        source: Option<&str>,
+        worker: Option<&TemplateWorker>,
+    ) -> Result<Option<Self>, TokenizerError> {
         let Some(source) = source.or(tokenizer.chat_template_source()) else { return Ok(None) };
-        let plain = Compiled::new(tokenizer, source)?;
+        let plain = Compiled::new(tokenizer, source, worker)?;
         let named = tokenizer.named_chat_templates().find(|(name, _)| *name == TOOL_TEMPLATE);
-        let with_tools = named.map(|(_, source)| Compiled::new(tokenizer, source)).transpose()?;
+        let with_tools = named.map(|(_, source)| Compiled::new(tokenizer, source, worker)).transpose()?;
         let tags = ThinkTags::detect(source, |token| tokenizer.token_to_id(token).is_some());
         let is_r1 = source.contains("<｜Assistant｜>")
             && tags.as_ref().is_some_and(|tags| source.contains(tags.close.as_str()));
@@ -171,8 +177,18 @@ impl Template {
 }
 
 impl Compiled {
-    fn new(tokenizer: &Tokenizer, source: &str) -> Result<Self, TokenizerError> {
-        Ok(Self { template: tokenizer.chat_template(Some(source))?, syntax: ToolSyntax::detect(source) })
+    fn new(
+        tokenizer: &Tokenizer,
+        source: &str,
+        worker: Option<&TemplateWorker>,
+    ) -> Result<Self, TokenizerError> {
+        let template = match worker {
+            Some(worker) => tokenizer.chat_template_by(Some(source), &|source| {
+                Ok(Arc::new(TemplateProcesses::start(worker, source)?))
+            }),
+            None => tokenizer.chat_template(Some(source)),
+        };
+        Ok(Self { template: template?, syntax: ToolSyntax::detect(source) })
     }
 
     fn refuse_tools(&self, offered: bool, spoken_of: bool) -> Result<(), ProviderError> {
