@@ -22,10 +22,17 @@ use clap::Parser as _;
 
 use crate::app::App;
 use crate::cli::Cli;
-use crate::error::{CliError, OK, REFUSED};
+use crate::error::{CliError, FAILED, OK, REFUSED};
 use crate::printer::Printer;
 
+/// First argument of the process that this program starts to render chat templates in; not for people.
+const TEMPLATE_WORKER: &str = "__template-worker";
+
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == TEMPLATE_WORKER) {
+        // Whoever started it sees the pipe close and asks why.
+        return levain_local::run_template_worker().map_or(ExitCode::from(FAILED), |()| ExitCode::from(OK));
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -1,13 +1,13 @@
 //! From a stored model to one that answers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use levain_chat::Provider;
 use levain_engine::EngineConfig;
 use levain_hub::StoredModel;
-use levain_local::{LocalModel, LocalOptions, LocalProvider};
+use levain_local::{LocalModel, LocalOptions, LocalProvider, TemplateWorker};
 
 use crate::app::App;
 use crate::error::CliError;
@@ -63,12 +63,20 @@ fn open(app: &App, stored: &StoredModel, setup: &Setup) -> Result<LocalModel, Cl
     let begun = Instant::now();
     let Setup { engine, draft, chat_template } = setup.clone();
     let model = app.blocking(move || {
-        let options = LocalOptions { engine, draft, chat_template };
+        let options = LocalOptions { engine, draft, chat_template, template_worker: template_worker() };
         Ok(LocalModel::open(&path, options)?)
     })?;
     app.printer.detail(format_args!("{} was loaded in {}", stored.reference, seconds(begun.elapsed())));
     app.printer.detail(model.memory_plan().to_string().trim_end());
     Ok(model)
+}
+
+/// This program itself, as the process that renders chat templates.
+pub(crate) fn template_worker() -> Option<TemplateWorker> {
+    // The link goes on to work after an update has replaced the file.
+    let linked = Path::new("/proc/self/exe");
+    let program = if linked.exists() { linked.to_owned() } else { std::env::current_exe().ok()? };
+    Some(TemplateWorker { program, arguments: vec![crate::TEMPLATE_WORKER.into()] })
 }
 
 /// What clients may write besides the reference: what was typed, and the reference without its source.

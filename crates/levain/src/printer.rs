@@ -110,9 +110,11 @@ impl Printer {
         if matches!(error, CliError::BrokenPipe) {
             return;
         }
-        self.err(format_args!("{RED}error:{RED:#} {error}\n"));
+        // It may quote a file, a server or a template.
+        let error_text = printable(&error.to_string());
+        self.err(format_args!("{RED}error:{RED:#} {error_text}\n"));
         if let Some(hint) = error.hint() {
-            self.err(format_args!("\n{CYAN}hint:{CYAN:#} {hint}\n"));
+            self.err(format_args!("\n{CYAN}hint:{CYAN:#} {}\n", printable(&hint)));
         }
     }
 

@@ -33,8 +33,12 @@ const LOW_EFFORT_TOKENS: u32 = 1024;
 const MEDIUM_EFFORT_TOKENS: u32 = 8192;
 
 /// Renders a conversation without answering it.
-pub(crate) fn render(model: &LocalModel, request: &ChatRequest) -> Result<RenderedPrompt, ProviderError> {
-    let prompt = prompt(model, request)?;
+pub(crate) fn render(
+    model: &LocalModel,
+    request: &ChatRequest,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<RenderedPrompt, ProviderError> {
+    let prompt = prompt(model, request, cancelled)?;
     Ok(RenderedPrompt { text: prompt.text, tokens: prompt.tokens })
 }
 
@@ -53,19 +57,27 @@ enum Plan {
 }
 
 /// Checks and renders a request. Takes time: not for an async thread.
-pub(crate) fn prepare(model: &LocalModel, request: &ChatRequest) -> Result<Prepared, ProviderError> {
+pub(crate) fn prepare(
+    model: &LocalModel,
+    request: &ChatRequest,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Prepared, ProviderError> {
     limits::check_n(request.n)?;
     limits::check_stops(&request.stop)?;
     limits::check_logprobs(request.logprobs)?;
     let sampling = model.sampling.resolve(&request.sampling)?;
     check_budget(model, request)?;
-    let prompt = prompt(model, request)?;
+    let prompt = prompt(model, request, cancelled)?;
     let grammar = plan(request, prompt.syntax)?;
     Ok(Prepared { prompt, sampling, grammar })
 }
 
-fn prompt(model: &LocalModel, request: &ChatRequest) -> Result<Prompt, ProviderError> {
-    template::prompt(model.template.as_ref(), &model.tokenizer, request, template::today())
+fn prompt(
+    model: &LocalModel,
+    request: &ChatRequest,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Prompt, ProviderError> {
+    template::prompt(model.template.as_ref(), &model.tokenizer, request, template::today(), cancelled)
 }
 
 /// The grammar that a request's tools and response format add up to.

@@ -11,7 +11,13 @@ use levain_tokenizer::{SpecialTokens, Tokenizer};
 use levain_weights::Checkpoint;
 
 use crate::{
-    error::LocalError, files, guide::Guide, sampling::SamplingDefaults, table::TokenTable, template::Template,
+    error::LocalError,
+    files::{self, Vocabulary},
+    guide::Guide,
+    sampling::SamplingDefaults,
+    sandbox::TemplateWorker,
+    table::TokenTable,
+    template::Template,
 };
 
 /// How a model is loaded.
@@ -21,6 +27,9 @@ pub struct LocalOptions {
     pub engine: EngineConfig,
     /// A chat template in place of all of the model's own, as Jinja source.
     pub chat_template: Option<String>,
+    /// Renders chat templates apart from this process, where they can be ended; without it on the threads that prepare
+    /// requests, which is for templates that can be trusted.
+    pub template_worker: Option<TemplateWorker>,
     /// A smaller model with the same tokens, for [`levain_engine::Speculation::DraftModel`].
     pub draft: Option<PathBuf>,
 }
@@ -57,22 +66,17 @@ impl LocalModel {
     /// As [`open`](Self::open).
     pub fn load(checkpoint: &Checkpoint, options: LocalOptions) -> Result<Self, LocalError> {
         let config = checkpoint.config()?;
-        let vocabulary = files::vocabulary(checkpoint)?;
-        let mut tokenizer = vocabulary.tokenizer;
-        let tokens = tokenizer.vocab_size() as usize;
+        let mut vocabulary = files::vocabulary(checkpoint)?;
+        let tokens = vocabulary.tokenizer.vocab_size() as usize;
         // A larger table of logits than vocabulary is padding; the other way round the files are mixed up. Entries
         // behind the table that a file adds without a row are tolerated as long as they can't be generated.
         if tokens > config.vocab_size.saturating_add(TOKENS_WITHOUT_ROW_MAX) {
             return Err(LocalError::TokenizerMismatch { tokens, vocab_size: config.vocab_size });
         }
-        let wrong = |source| LocalError::Tokenizer { path: vocabulary.path.clone(), source };
-        let template = match options.chat_template {
-            Some(source) => {
-                tokenizer.set_chat_template(source);
-                Template::load(&tokenizer, None).map_err(LocalError::ChatTemplate)?
-            }
-            None => Template::load(&tokenizer, None).map_err(wrong)?,
-        };
+        let worker = options.template_worker.as_ref();
+        let template = Template::load(&mut vocabulary, options.chat_template, worker)?;
+        let Vocabulary { tokenizer, path } = vocabulary;
+        let wrong = |source| LocalError::Tokenizer { path: path.clone(), source };
         let marks: Arc<[u32]> = template
             .iter()
             .flat_map(Template::marks)

@@ -1,6 +1,6 @@
 //! Loaded models as a [`Provider`].
 
-use std::{num::NonZero, ops::ControlFlow, sync::Arc};
+use std::{ops::ControlFlow, sync::Arc};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use levain_chat::{
@@ -9,7 +9,7 @@ use levain_chat::{
 };
 use levain_engine::{Event, FinishReason, Pooling, Request, RequestKind};
 use levain_tokenizer::SpecialTokens;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::{
     chat, complete,
@@ -17,20 +17,19 @@ use crate::{
     guide::invalid,
     limits,
     model::LocalModel,
+    preparing::Preparing,
 };
 
 /// Inputs of one request for embeddings.
 const EMBEDDING_INPUTS_MAX: usize = 2048;
 /// Inputs of one request that wait in the engine together.
 const EMBEDDINGS_AT_ONCE: usize = 16;
-/// Requests whose templates and texts are worked on at the same time, for each core.
-const PREPARING_PER_CORE: usize = 2;
 
 /// Models in memory under their names. The first one added is the default: the one of requests that name none.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct LocalProvider {
     models: Vec<Named>,
-    permits: Arc<Semaphore>,
+    preparing: Preparing,
 }
 
 #[derive(Debug)]
@@ -38,13 +37,6 @@ struct Named {
     id: String,
     aliases: Vec<String>,
     model: Arc<LocalModel>,
-}
-
-impl Default for LocalProvider {
-    fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        Self { models: Vec::new(), permits: Arc::new(Semaphore::new(cores * PREPARING_PER_CORE)) }
-    }
 }
 
 impl LocalProvider {
@@ -80,23 +72,6 @@ impl LocalProvider {
             ProviderError::ModelNotFound { model: name.to_owned(), nearest: levain_hub::nearest(name, names) }
         })
     }
-
-    /// Runs work that takes time away from the async threads, a bounded number of pieces at once.
-    async fn work<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, ProviderError> + Send + 'static,
-    ) -> Result<T, ProviderError> {
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
-        let permit = permit.map_err(|_| ProviderError::ShuttingDown)?;
-        let result = tokio::task::spawn_blocking(move || {
-            let result = work();
-            drop(permit);
-            result
-        });
-        result
-            .await
-            .map_err(|error| ProviderError::Internal(format!("a request's preparation failed: {error}")))?
-    }
 }
 
 impl Provider for LocalProvider {
@@ -115,7 +90,11 @@ impl Provider for LocalProvider {
             let model = Arc::clone(self.model(&request.model)?);
             let (request, prepared) = {
                 let model = Arc::clone(&model);
-                self.work(move || chat::prepare(&model, &request).map(|prepared| (request, prepared))).await?
+                let tenant = request.tenant.clone();
+                let prepare = move |left: &dyn Fn() -> bool| {
+                    chat::prepare(&model, &request, left).map(|prepared| (request, prepared))
+                };
+                self.preparing.of_caller(tenant.as_deref(), prepare).await?
             };
             chat::start(model, request, prepared).await
         })
@@ -126,8 +105,11 @@ impl Provider for LocalProvider {
             let model = Arc::clone(self.model(&request.model)?);
             let (request, prepared) = {
                 let model = Arc::clone(&model);
-                self.work(move || complete::prepare(&model, &request).map(|prepared| (request, prepared)))
-                    .await?
+                let tenant = request.tenant.clone();
+                let prepare = move |_: &dyn Fn() -> bool| {
+                    complete::prepare(&model, &request).map(|prepared| (request, prepared))
+                };
+                self.preparing.of_caller(tenant.as_deref(), prepare).await?
             };
             complete::start(model, request, prepared).await
         })
@@ -150,8 +132,11 @@ impl Provider for LocalProvider {
             let tenant = limits::tenant(request.tenant.as_deref());
             let prompts = {
                 let model = Arc::clone(&model);
-                self.work(move || request.inputs.iter().map(|input| input_tokens(&model, input)).collect())
-                    .await?
+                let caller = request.tenant.clone();
+                let prepare = move |_: &dyn Fn() -> bool| {
+                    request.inputs.iter().map(|input| input_tokens(&model, input)).collect()
+                };
+                self.preparing.of_caller(caller.as_deref(), prepare).await?
             };
             let prompts: Vec<Vec<u32>> = prompts;
             stream::iter(prompts.into_iter().map(|prompt| embed_one(&model, prompt, pooling, tenant)))
@@ -171,16 +156,17 @@ impl Provider for LocalProvider {
         Box::pin(async move {
             let model = Arc::clone(self.model(model)?);
             let text = text.to_owned();
-            self.work(move || {
-                let special = if parse_special { SpecialTokens::Parse } else { SpecialTokens::AsText };
-                let tokens = if add_special {
-                    model.tokenizer.encode_with_special_tokens(&text, special)
-                } else {
-                    model.tokenizer.encode(&text, special)
-                };
-                tokens.map_err(|error| from_tokenizer("content", &error))
-            })
-            .await
+            self.preparing
+                .short(move || {
+                    let special = if parse_special { SpecialTokens::Parse } else { SpecialTokens::AsText };
+                    let tokens = if add_special {
+                        model.tokenizer.encode_with_special_tokens(&text, special)
+                    } else {
+                        model.tokenizer.encode(&text, special)
+                    };
+                    tokens.map_err(|error| from_tokenizer("content", &error))
+                })
+                .await
         })
     }
 
@@ -192,17 +178,21 @@ impl Provider for LocalProvider {
         Box::pin(async move {
             let model = Arc::clone(self.model(model)?);
             let tokens = tokens.to_vec();
-            self.work(move || {
-                model.tokenizer.decode(&tokens).map_err(|error| from_tokenizer("tokens", &error))
-            })
-            .await
+            self.preparing
+                .short(move || {
+                    model.tokenizer.decode(&tokens).map_err(|error| from_tokenizer("tokens", &error))
+                })
+                .await
         })
     }
 
     fn render(&self, request: ChatRequest) -> BoxFuture<'_, Result<RenderedPrompt, ProviderError>> {
         Box::pin(async move {
             let model = Arc::clone(self.model(&request.model)?);
-            self.work(move || chat::render(&model, &request)).await
+            let tenant = request.tenant.clone();
+            self.preparing
+                .of_caller(tenant.as_deref(), move |left| chat::render(&model, &request, left))
+                .await
         })
     }
 

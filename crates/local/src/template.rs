@@ -1,5 +1,6 @@
 //! A model's chat template, and what its text tells about the model: think tags, tool syntax, R1's kin.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use levain_chat::{
@@ -14,6 +15,7 @@ use crate::{
     guide::{check_schema, invalid},
     messages::{self, Arguments},
     reasoning::{PromptState, ThinkTags},
+    sandbox::{TemplateProcesses, TemplateWorker},
     tools::{self, ToolSyntax},
     turn::{self, Ending},
 };
@@ -62,12 +64,29 @@ pub(crate) struct Prompt {
 }
 
 impl Template {
-    /// Compiles the template of a model, if it has one.
-    pub(crate) fn load(tokenizer: &Tokenizer, source: Option<&str>) -> Result<Option<Self>, TokenizerError> {
-        let Some(source) = source.or(tokenizer.chat_template_source()) else { return Ok(None) };
-        let plain = Compiled::new(tokenizer, source)?;
+    /// Compiles the template of a model, if it has one, or `given` in its place.
+    pub(crate) fn load(
+        vocabulary: &mut Vocabulary,
+        given: Option<String>,
+        worker: Option<&TemplateWorker>,
+    ) -> Result<Option<Self>, LocalError> {
+        let Some(source) = given else {
+            let path = &vocabulary.path;
+            return Self::compile(&vocabulary.tokenizer, worker)
+                .map_err(|source| LocalError::Tokenizer { path: path.clone(), source });
+        };
+        vocabulary.tokenizer.set_chat_template(source);
+        Self::compile(&vocabulary.tokenizer, worker).map_err(LocalError::ChatTemplate)
+    }
+
+    fn compile(
+        tokenizer: &Tokenizer,
+        worker: Option<&TemplateWorker>,
+    ) -> Result<Option<Self>, TokenizerError> {
+        let Some(source) = tokenizer.chat_template_source() else { return Ok(None) };
+        let plain = Compiled::new(tokenizer, source, worker)?;
         let named = tokenizer.named_chat_templates().find(|(name, _)| *name == TOOL_TEMPLATE);
-        let with_tools = named.map(|(_, source)| Compiled::new(tokenizer, source)).transpose()?;
+        let with_tools = named.map(|(_, source)| Compiled::new(tokenizer, source, worker)).transpose()?;
         let tags = ThinkTags::detect(source, |token| tokenizer.token_to_id(token).is_some());
         let is_r1 = source.contains("<｜Assistant｜>")
             && tags.as_ref().is_some_and(|tags| source.contains(tags.close.as_str()));
@@ -88,6 +107,7 @@ impl Template {
         tokenizer: &Tokenizer,
         request: &ChatRequest,
         date: Date,
+        cancelled: &dyn Fn() -> bool,
     ) -> Result<Prompt, ProviderError> {
         let offered = offered_tools(request)?;
         let (needs_tools, has_tool_parts) =
@@ -99,7 +119,7 @@ impl Template {
         if compiled.syntax.is_none() {
             compiled.refuse_tools(needs_tools, has_tool_parts)?;
         }
-        let view = View { template: self, compiled, request, offered, date };
+        let view = View { template: self, compiled, request, offered, date, cancelled };
         let (rendered, state, said) = turn::prompt(&view)?;
         let tokens =
             tokenizer.encode_prompt(&rendered).map_err(|error| from_tokenizer("messages", &error))?;
@@ -115,6 +135,7 @@ pub(crate) struct View<'a> {
     pub(crate) request: &'a ChatRequest,
     offered: &'a [Tool],
     date: Date,
+    cancelled: &'a dyn Fn() -> bool,
 }
 
 impl View<'_> {
@@ -128,7 +149,7 @@ impl View<'_> {
         ending: Ending<'_>,
     ) -> Result<RenderedChat, ProviderError> {
         let kwargs = self.variables()?;
-        self.compiled.render(messages, ending, self.offered, kwargs, self.date)
+        self.compiled.render(messages, ending, self, kwargs)
     }
 
     /// What the template should have written, where a turn begins, to make the model think, or not.
@@ -184,8 +205,18 @@ impl View<'_> {
 }
 
 impl Compiled {
-    fn new(tokenizer: &Tokenizer, source: &str) -> Result<Self, TokenizerError> {
-        Ok(Self { template: tokenizer.chat_template(Some(source))?, syntax: ToolSyntax::detect(source) })
+    fn new(
+        tokenizer: &Tokenizer,
+        source: &str,
+        worker: Option<&TemplateWorker>,
+    ) -> Result<Self, TokenizerError> {
+        let template = match worker {
+            Some(worker) => tokenizer.chat_template_by(Some(source), &|source| {
+                Ok(Arc::new(TemplateProcesses::start(worker, source)?))
+            }),
+            None => tokenizer.chat_template(Some(source)),
+        };
+        Ok(Self { template: template?, syntax: ToolSyntax::detect(source) })
     }
 
     fn refuse_tools(&self, offered: bool, spoken_of: bool) -> Result<(), ProviderError> {
@@ -205,16 +236,16 @@ impl Compiled {
         &self,
         messages: &[Message],
         ending: Ending<'_>,
-        offered: &[Tool],
+        view: &View<'_>,
         kwargs: Map<String, Value>,
-        date: Date,
     ) -> Result<RenderedChat, ProviderError> {
-        let tools = (!offered.is_empty()).then(|| messages::tools_to_template(offered));
+        let tools = (!view.offered.is_empty()).then(|| messages::tools_to_template(view.offered));
+        let render = |input: &ChatInput| self.template.render_unless(input, view.cancelled);
         let mut input = ChatInput {
             messages: Value::Null,
             tools,
             add_generation_prompt: ending == Ending::NewTurn,
-            date: Some(date),
+            date: Some(view.date),
             kwargs,
         };
         let list = |arguments| {
@@ -226,25 +257,25 @@ impl Compiled {
         };
         let mut shown = list(Arguments::Object)?;
         input.messages = shown.clone().into();
-        let mut rendered = self.template.render(&input);
+        let mut rendered = render(&input);
         if matches!(rendered, Err(TokenizerError::TemplateFailed { .. }))
             && messages::has_tool_parts(messages)
         {
             shown = list(Arguments::Text)?;
             input.messages = shown.clone().into();
-            rendered = self.template.render(&input).or(rendered);
+            rendered = render(&input).or(rendered);
         }
         let rendered = rendered.map_err(|error| from_tokenizer("messages", &error))?;
         let Some(syntax) = self.syntax.filter(|_| input.tools.is_some()) else { return Ok(rendered) };
         let Some(tools) = input.tools.take() else { return Ok(rendered) };
-        let silent = self.template.render(&input).map_err(|error| from_tokenizer("messages", &error))?;
+        let silent = render(&input).map_err(|error| from_tokenizer("messages", &error))?;
         if silent.text() != rendered.text() {
             return Ok(rendered);
         }
         // The template knows calls and results but does not tell the model of the functions: DeepSeek's.
         tools::describe(syntax, &tools, &mut shown);
         input.messages = shown.into();
-        self.template.render(&input).map_err(|error| from_tokenizer("messages", &error))
+        render(&input).map_err(|error| from_tokenizer("messages", &error))
     }
 }
 
@@ -254,13 +285,15 @@ pub(crate) fn prompt(
     tokenizer: &Tokenizer,
     request: &ChatRequest,
     date: Date,
+    cancelled: &dyn Fn() -> bool,
 ) -> Result<Prompt, ProviderError> {
     let template = template.ok_or_else(|| ProviderError::Unsupported {
         param: "messages".into(),
-        message: "this model has no chat template: give one with --chat-template FILE, or ask /v1/completions"
-            .to_owned(),
+        message:
+            "this model has no chat template: give one with --chat-template FILE, or ask /v1/completions"
+                .to_owned(),
     })?;
-    template.prompt(tokenizer, request, date)
+    template.prompt(tokenizer, request, date, cancelled)
 }
 
 /// A vocabulary and its chat template without weights: it shows what the model would see.
@@ -274,17 +307,13 @@ impl PromptRenderer {
     ///
     /// # Errors
     /// If the template is no valid one.
-    pub fn new(vocabulary: Vocabulary, chat_template: Option<&str>) -> Result<Self, LocalError> {
-        let Vocabulary { mut tokenizer, path } = vocabulary;
-        let template = match chat_template {
-            Some(source) => {
-                tokenizer.set_chat_template(source.to_owned());
-                Template::load(&tokenizer, None).map_err(LocalError::ChatTemplate)?
-            }
-            None => Template::load(&tokenizer, None)
-                .map_err(|source| LocalError::Tokenizer { path, source })?,
-        };
-        Ok(Self { tokenizer, template })
+    pub fn new(
+        mut vocabulary: Vocabulary,
+        chat_template: Option<String>,
+        worker: Option<&TemplateWorker>,
+    ) -> Result<Self, LocalError> {
+        let template = Template::load(&mut vocabulary, chat_template, worker)?;
+        Ok(Self { tokenizer: vocabulary.tokenizer, template })
     }
 
     /// The prompt that a model with this vocabulary and template gets for a request on that day.
@@ -292,7 +321,7 @@ impl PromptRenderer {
     /// # Errors
     /// As a chat with the same request.
     pub fn render(&self, request: &ChatRequest, date: Date) -> Result<RenderedPrompt, ProviderError> {
-        let prompt = prompt(self.template.as_ref(), &self.tokenizer, request, date)?;
+        let prompt = prompt(self.template.as_ref(), &self.tokenizer, request, date, &|| false)?;
         Ok(RenderedPrompt { text: prompt.text, tokens: prompt.tokens })
     }
 }

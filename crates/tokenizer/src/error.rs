@@ -116,9 +116,15 @@ impl TokenizerError {
         Self::Unsupported { part: part.to_owned(), name: name.into(), known: known.join(", ") }
     }
 
-    /// Whether the caller's input is at fault (as opposed to the model's files).
+    /// Whether another input may fare better: the caller's is at fault, or the template is on this one.
     pub fn is_input(&self) -> bool {
-        matches!(self, Self::TemplateRaised { .. } | Self::TemplateFailed { .. } | Self::NoSuchToken { .. })
+        matches!(
+            self,
+            Self::TemplateRaised { .. }
+                | Self::TemplateFailed { .. }
+                | Self::TemplateLimit { .. }
+                | Self::NoSuchToken { .. }
+        )
     }
 }
 

@@ -12,13 +12,14 @@ use crate::app::{App, read_text};
 use crate::cli::RenderArgs;
 use crate::commands::tokenize;
 use crate::error::CliError;
+use crate::model::template_worker;
 
 /// Prints what a model sees of a conversation: exactly, with nothing at the end.
 pub(crate) fn run(app: &App, args: &RenderArgs) -> Result<(), CliError> {
     let body = body(args)?;
     let date = date(args)?;
     let own = args.template.as_deref().map(read_text).transpose()?;
-    let out = match (&args.model, &own) {
+    let out = match (&args.model, own) {
         (Some(model), own) => {
             if args.bos.is_some() || args.eos.is_some() {
                 let message = "--bos and --eos go with --template alone: a model brings its own";
@@ -30,12 +31,13 @@ pub(crate) fn run(app: &App, args: &RenderArgs) -> Result<(), CliError> {
                 return Err(CliError::input_with(message, "give one with --chat-template FILE"));
             }
             let request = request(body)?;
-            let prompt = PromptRenderer::new(vocabulary, own.as_deref())?.render(&request, date)?;
+            let renderer = PromptRenderer::new(vocabulary, own, template_worker().as_ref())?;
+            let prompt = renderer.render(&request, date)?;
             json!({ "text": prompt.text, "tokens": prompt.tokens })
         }
         (None, Some(source)) => {
             let (bos, eos) = (args.bos.as_deref().unwrap_or(""), args.eos.as_deref().unwrap_or(""));
-            let rendered = ChatTemplate::new(source, bos, eos)?.render(&bare_input(body, date)?)?;
+            let rendered = ChatTemplate::new(&source, bos, eos)?.render(&bare_input(body, date)?)?;
             json!({ "text": rendered.text() })
         }
         (None, None) => return Err(CliError::input("name a model, or give a template with --template")),

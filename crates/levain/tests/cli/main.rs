@@ -6,3 +6,4 @@ mod answers;
 mod output;
 mod store;
 mod support;
+mod templates;

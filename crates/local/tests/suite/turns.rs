@@ -360,7 +360,7 @@ async fn renderings_are_what_the_engine_gets() {
         let provider = tiny(Some(&template));
         let model = ModelSpec::llama().build().unwrap();
         let vocabulary = levain_local::vocabulary(&model.checkpoint().unwrap()).unwrap();
-        let renderer = PromptRenderer::new(vocabulary, Some(&template)).unwrap();
+        let renderer = PromptRenderer::new(vocabulary, Some(template), None).unwrap();
         let today = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         let mut answered = 0;
         for mut request in requests() {

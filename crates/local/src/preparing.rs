@@ -1,0 +1,127 @@
+//! Work before a request reaches the engine: templates and texts, away from the async threads, a bounded number of
+//! pieces at once. No caller can hold all places, and whoever leaves gives theirs back as soon as the work notices.
+
+use std::collections::HashMap;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use levain_chat::ProviderError;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+
+/// Pieces of work at once, for each core.
+const PER_CORE: usize = 2;
+
+/// The places that work before requests has.
+#[derive(Debug)]
+pub(crate) struct Preparing {
+    places: Arc<Semaphore>,
+    /// Places that one caller may hold: half of them.
+    per_caller: usize,
+    /// Those of callers that hold or wait for some.
+    callers: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
+
+impl Default for Preparing {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self::new(cores * PER_CORE)
+    }
+}
+
+impl Preparing {
+    fn new(places: usize) -> Self {
+        let per_caller = (places / 2).max(1);
+        Self { places: Arc::new(Semaphore::new(places)), per_caller, callers: Mutex::default() }
+    }
+
+    /// Runs a request's work when there is a place. What it is given says whether anybody still waits for it.
+    pub(crate) async fn of_caller<T: Send + 'static>(
+        &self,
+        tenant: Option<&str>,
+        work: impl FnOnce(&dyn Fn() -> bool) -> Result<T, ProviderError> + Send + 'static,
+    ) -> Result<T, ProviderError> {
+        let share = self.share(tenant.unwrap_or_default());
+        let own = share.acquire_owned().await.map_err(closed)?;
+        self.run(Some(own), work).await
+    }
+
+    /// Runs work that is short whatever the caller sends.
+    pub(crate) async fn short<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ProviderError> + Send + 'static,
+    ) -> Result<T, ProviderError> {
+        self.run(None, move |_| work()).await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        own: Option<OwnedSemaphorePermit>,
+        work: impl FnOnce(&dyn Fn() -> bool) -> Result<T, ProviderError> + Send + 'static,
+    ) -> Result<T, ProviderError> {
+        let place = Arc::clone(&self.places).acquire_owned().await.map_err(closed)?;
+        let left = Arc::new(AtomicBool::new(false));
+        let _tells = TellOnDrop(Arc::clone(&left));
+        let result = tokio::task::spawn_blocking(move || {
+            let result = work(&|| left.load(Ordering::Relaxed));
+            drop((own, place));
+            result
+        });
+        result
+            .await
+            .map_err(|error| ProviderError::Internal(format!("a request's preparation failed: {error}")))?
+    }
+
+    fn share(&self, tenant: &str) -> Arc<Semaphore> {
+        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        callers.retain(|_, share| Arc::strong_count(share) > 1);
+        let share = callers.entry(tenant.to_owned());
+        Arc::clone(share.or_insert_with(|| Arc::new(Semaphore::new(self.per_caller))))
+    }
+}
+
+fn closed(_: AcquireError) -> ProviderError {
+    ProviderError::ShuttingDown
+}
+
+/// Dropped with the future that waits: its caller has the answer, or has gone.
+struct TellOnDrop(Arc<AtomicBool>);
+
+impl Drop for TellOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt as _;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_caller_leaves_places_to_others_and_gives_its_own_back_on_leaving() {
+        let preparing = Arc::new(Preparing::new(4));
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            let (preparing, endless) = (Arc::clone(&preparing), |left: &dyn Fn() -> bool| {
+                while !left() {
+                    std::thread::yield_now();
+                }
+                Ok(())
+            });
+            held.push(tokio::spawn(async move { preparing.of_caller(Some("a"), endless).await }));
+        }
+        // All that wait have asked by the time that the others are served.
+        assert_eq!(preparing.of_caller(Some("b"), |_| Ok(1)).await, Ok(1));
+        assert_eq!(preparing.of_caller(None, |_| Ok(2)).await, Ok(2));
+        assert_eq!(preparing.short(|| Ok(3)).await, Ok(3));
+        while preparing.share("a").available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(preparing.of_caller(Some("a"), |_| Ok(4)).now_or_never(), None);
+        for task in held {
+            task.abort();
+        }
+        assert_eq!(preparing.of_caller(Some("a"), |_| Ok(5)).await, Ok(5));
+    }
+}
