@@ -34,7 +34,7 @@ pub(crate) fn run(app: &App, args: &RenderArgs) -> Result<(), CliError> {
     }
     let rendered = template.render(&input)?;
     if !args.json {
-        return app.printer.raw(rendered.text().as_bytes());
+        return app.printer.text(rendered.text());
     }
     let mut out = json!({ "text": rendered.text() });
     if let Some(vocabulary) = &vocabulary {

@@ -6,3 +6,5 @@ mod answers;
 mod output;
 mod store;
 mod support;
+#[cfg(target_os = "linux")]
+mod terminal;
