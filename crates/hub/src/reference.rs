@@ -312,7 +312,7 @@ pub(crate) fn parse_hf(input: &str, rest: &str) -> Result<ModelRef, HubError> {
     };
     // A revision may stand behind the quantisation, too; a file's name may hold the sign itself.
     let (revision, wanted) = match (revision, wanted.and_then(|wanted| wanted.split_once('@'))) {
-        (None, Some((before, revision))) if !wanted.is_some_and(is_path) => (Some(revision), Some(before)),
+        (None, Some((before, revision))) if !wanted.is_some_and(is_weights) => (Some(revision), Some(before)),
         _ => (revision, wanted),
     };
     let mut revision = revision.map(percent_decoded);
@@ -333,9 +333,9 @@ pub(crate) fn parse_hf(input: &str, rest: &str) -> Result<ModelRef, HubError> {
     Ok(ModelRef::Hf(HfRef::new(input, repo, revision, wanted)?))
 }
 
-fn is_path(wanted: &str) -> bool {
+fn is_weights(wanted: &str) -> bool {
     let lower = wanted.to_ascii_lowercase();
-    wanted.contains('/') || [".gguf", ".safetensors", ".json"].iter().any(|ending| lower.ends_with(ending))
+    [".gguf", ".safetensors", ".json"].iter().any(|ending| lower.ends_with(ending))
 }
 
 fn parse_wanted(input: &str, wanted: &str) -> Result<Option<Wanted>, HubError> {
@@ -346,7 +346,8 @@ fn parse_wanted(input: &str, wanted: &str) -> Result<Option<Wanted>, HubError> {
     if wanted.ends_with('/') && wanted.len() > 1 {
         return Ok(Some(Wanted::Path(pasted::safe(wanted)?)));
     }
-    if is_path(wanted) {
+    // No quantisation has a dot in its name.
+    if wanted.contains(['/', '.']) {
         return pasted::wanted_file(input, wanted);
     }
     match word_refusal(wanted, "_-.") {
@@ -489,6 +490,8 @@ mod tests {
             ("hf:org/repo:q8_0@feature%2Fx", "hf:org/repo@feature/x:Q8_0"),
             ("hf:org/repo:M@2.gguf", "hf:org/repo:M@2.gguf"),
             ("hf:org/repo:m.gguf@v1", "hf:org/repo@v1:m.gguf"),
+            ("hf:org/repo:sub/m.gguf@v1.0", "hf:org/repo@v1.0:sub/m.gguf"),
+            ("hf:org/repo:q8_0@v1.0", "hf:org/repo@v1.0:Q8_0"),
             ("hf:org/repo:latest", "hf:org/repo"),
             ("hf:org/repo:m-Q4_K_M.gguf", "hf:org/repo:m-Q4_K_M.gguf"),
             ("hf:org/repo:sub/M@2.gguf", "hf:org/repo:sub/M@2.gguf"),
@@ -558,6 +561,7 @@ mod tests {
             "hf:a/b/../x.gguf",
             "hf:a/b:x.zip/..",
             "hf:a/b:README.md/x",
+            "hf:a/b:README.md",
             "pypi:",
             "pypi:../x",
             "pypi:a/b",

@@ -1,5 +1,6 @@
 //! An answer while it arrives: text to standard output, thinking to standard error, figures at the end.
 
+use std::future::Future;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -65,25 +66,25 @@ pub(crate) fn request(model: &str, messages: Vec<Message>, args: &AnswerArgs) ->
     }
 }
 
-/// Asks, shows what comes, and gathers it. Ctrl-C stops the answer; what came before is kept.
+/// Asks, shows what comes, and gathers it until `interrupted` is ready; what came before is kept.
 pub(crate) async fn stream(
     printer: Printer,
     provider: &dyn Provider,
     request: ChatRequest,
     show: Show,
+    interrupted: impl Future<Output = ()>,
 ) -> Result<Answer, CliError> {
     let mut answer = Answer::default();
     let mut screen = Screen { printer, show, in_reasoning: false, line_open: false };
-    let interrupt = tokio::signal::ctrl_c();
-    tokio::pin!(interrupt);
+    tokio::pin!(interrupted);
     let mut events = tokio::select! {
         events = provider.chat(request) => events?,
-        _ = &mut interrupt => return Ok(answer),
+        () = &mut interrupted => return Ok(answer),
     };
     loop {
         let event = tokio::select! {
             event = events.next() => event,
-            _ = &mut interrupt => break,
+            () = &mut interrupted => break,
         };
         match event {
             None => break,

@@ -14,6 +14,7 @@ use crate::paths;
 use crate::printer::Printer;
 use crate::progress::Bars;
 use crate::settings::{self, Settings};
+use crate::signals::Signals;
 
 /// What every command works with.
 pub(crate) struct App {
@@ -21,6 +22,8 @@ pub(crate) struct App {
     pub(crate) printer: Printer,
     /// Configuration.
     pub(crate) settings: Settings,
+    /// Ctrl-C and its like.
+    pub(crate) signals: Signals,
     runtime: Runtime,
 }
 
@@ -32,12 +35,13 @@ impl App {
             .enable_all()
             .build()
             .map_err(|error| CliError::Internal(format!("no runtime: {error}")))?;
+        let signals = Signals::own(&runtime, printer)?;
         let settings = Settings::load(config)?;
         for path in settings.unreadable() {
             printer
                 .warn(format_args!("{} may not be read by this user: going on without it", path.display()));
         }
-        Ok(Self { printer, settings, runtime })
+        Ok(Self { printer, settings, signals, runtime })
     }
 
     /// The hub, as the environment sets it up.
@@ -47,10 +51,11 @@ impl App {
 
     /// Runs `work` until it is done or Ctrl-C is pressed.
     pub(crate) fn block_on<T>(&self, work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+        let interrupted = self.signals.interrupted();
         self.runtime.block_on(async {
             tokio::select! {
                 done = work => done,
-                _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
+                () = interrupted => Err(CliError::Interrupted),
             }
         })
     }

@@ -14,6 +14,8 @@ mod printer;
 mod progress;
 mod repl;
 mod settings;
+mod signals;
+mod terminal;
 mod vocabulary;
 
 use std::process::ExitCode;

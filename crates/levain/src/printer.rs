@@ -110,9 +110,8 @@ impl Printer {
         if matches!(error, CliError::BrokenPipe) {
             return;
         }
-        // It may quote a file, a server or a template.
-        let error_text = printable(&error.to_string());
-        self.err(format_args!("{RED}error:{RED:#} {error_text}\n"));
+        // A template, a file or a server may have worded it.
+        self.err(format_args!("{RED}error:{RED:#} {}\n", printable(&error.to_string())));
         if let Some(hint) = error.hint() {
             self.err(format_args!("\n{CYAN}hint:{CYAN:#} {}\n", printable(&hint)));
         }
@@ -125,14 +124,17 @@ impl Printer {
     }
 }
 
-/// A table with aligned columns; the last one is not padded. Widths count characters.
+/// A table with aligned columns; the last one is not padded. Widths count characters. Cells may come from a model's
+/// files, so that they hold nothing that a terminal would obey.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width =
         |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
     let mut text = String::new();
-    for row in rows {
+    for row in &rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
             let padding = width - cell.chars().count();

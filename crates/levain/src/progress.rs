@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use levain_hub::{Progress, PullEvent, Transfer, bytes};
 
+use crate::answer::printable;
 use crate::printer::Printer;
 
 /// Shows a pull on standard error.
@@ -39,6 +40,8 @@ impl Bars {
 
     /// A line that does not tear the bars apart.
     fn say(&self, text: &str) {
+        // Names of files come from a server.
+        let text = &printable(text);
         match &self.bars {
             Some(bars) => bars.suspend(|| self.printer.say(text)),
             None => self.printer.say(text),
@@ -150,9 +153,9 @@ fn draw(bar: &ProgressBar, transfer: &Transfer<'_>) {
 /// The last part of a path, cut to the width that it has.
 fn short(file: &str) -> String {
     const WIDTH: usize = 32;
-    let name = file.rsplit('/').next().unwrap_or(file);
+    let name = printable(file.rsplit('/').next().unwrap_or(file));
     if name.chars().count() <= WIDTH {
-        return name.to_owned();
+        return name;
     }
     let tail: String = name.chars().skip(name.chars().count() - (WIDTH - 1)).collect();
     format!("…{tail}")

@@ -302,6 +302,10 @@ impl Checkpoint {
             embedding: shape("model.embed_tokens.weight"),
             has_output: shape("lm_head.weight").is_some(),
             has_query_bias: shape("model.layers.0.self_attn.q_proj.bias").is_some(),
+            has_shared_experts: self
+                .tensors
+                .iter()
+                .any(|tensor| tensor.name.contains(".mlp.shared_experts.")),
             rope_freqs: self.rope_freqs()?,
         })
     }

@@ -45,7 +45,7 @@ pub(crate) fn run(app: &App, args: &RenderArgs) -> Result<(), CliError> {
     if args.json {
         return app.printer.json(&out);
     }
-    app.printer.raw(out["text"].as_str().unwrap_or_default().as_bytes())
+    app.printer.text(out["text"].as_str().unwrap_or_default())
 }
 
 /// The request that the files and options make up, as a client would send it.

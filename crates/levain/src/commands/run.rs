@@ -31,7 +31,9 @@ pub(crate) fn run(app: &App, args: RunArgs) -> Result<(), CliError> {
         request.response_format = ResponseFormat::JsonSchema(schema);
     }
     let show = Show { text: !args.json, reasoning: !args.json && !args.answer.no_reasoning };
-    let answer = app.block_on_uninterrupted(answer::stream(app.printer, &*loaded.provider, request, show))?;
+    let interrupted = app.signals.interrupted();
+    let answer = answer::stream(app.printer, &*loaded.provider, request, show, interrupted);
+    let answer = app.block_on_uninterrupted(answer)?;
     if answer.finish.is_none() {
         return Err(CliError::Interrupted);
     }

@@ -44,13 +44,13 @@ pub(crate) fn run(app: &App, args: &ServeArgs) -> Result<(), CliError> {
         app.printer.say(format_args!("{} at http://{address}/v1 (Ctrl-C ends)", names.join(", ")));
         let asked = Notify::new();
         let first = async {
-            wait_for_signal().await;
+            wait_for_signal(app).await;
             app.printer.say("ending: running answers may finish; once more ends at once");
             asked.notify_one();
         };
         let second = async {
             asked.notified().await;
-            wait_for_signal().await;
+            wait_for_signal(app).await;
         };
         tokio::select! {
             () = bound.serve(first) => {
@@ -89,22 +89,22 @@ fn server_config(app: &App, args: &ServeArgs) -> Result<ServerConfig, CliError> 
 
 /// Ready at the next Ctrl-C or SIGTERM.
 #[cfg(unix)]
-async fn wait_for_signal() {
+async fn wait_for_signal(app: &App) {
     use tokio::signal::unix::{SignalKind, signal};
     match signal(SignalKind::terminate()) {
         Ok(mut terminate) => {
             tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
+                () = app.signals.interrupted() => {}
                 _ = terminate.recv() => {}
             }
         }
-        Err(_) => drop(tokio::signal::ctrl_c().await),
+        Err(_) => app.signals.interrupted().await,
     }
 }
 
 #[cfg(not(unix))]
-async fn wait_for_signal() {
-    let _ = tokio::signal::ctrl_c().await;
+async fn wait_for_signal(app: &App) {
+    app.signals.interrupted().await;
 }
 
 /// A provider without a model, to check a configuration with before one is loaded.

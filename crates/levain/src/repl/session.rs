@@ -76,7 +76,8 @@ impl Session {
         let loaded = self.loaded()?;
         let request = answer::request(&loaded.name, self.conversation(), &self.args);
         let show = Show { text: true, reasoning: !self.args.no_reasoning };
-        app.block_on_uninterrupted(answer::stream(app.printer, &*loaded.provider, request, show))
+        let interrupted = app.signals.interrupted();
+        app.block_on_uninterrupted(answer::stream(app.printer, &*loaded.provider, request, show, interrupted))
     }
 
     fn loaded(&self) -> Result<&Loaded, CliError> {

@@ -7,3 +7,5 @@ mod output;
 mod store;
 mod support;
 mod templates;
+#[cfg(target_os = "linux")]
+mod terminal;

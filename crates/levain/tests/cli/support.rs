@@ -35,17 +35,29 @@ impl Home {
         path
     }
 
+    /// All variables that the program sees.
+    pub(crate) fn vars(&self) -> Vec<(String, String)> {
+        let home = self.dir.path();
+        let xdg = home.join("xdg").display().to_string();
+        let mut vars: Vec<(String, String)> = [
+            ("HOME", home.display().to_string().as_str()),
+            ("PATH", "/usr/bin:/bin"),
+            ("XDG_CONFIG_DIRS", &xdg),
+            // Port 1 refuses connections, so that a mistake here can't reach out.
+            ("HF_ENDPOINT", "http://127.0.0.1:1"),
+            ("PIP_INDEX_URL", "http://127.0.0.1:1/simple"),
+            ("PIP_CONFIG_FILE", "/dev/null"),
+            ("LEVAIN_THREADS", "2"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+        vars.extend(self.vars.iter().cloned());
+        vars
+    }
+
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_levain"));
-        command.args(args).env_clear().current_dir(self.dir.path());
-        command
-            .env("HOME", self.dir.path())
-            .env("PATH", "/usr/bin:/bin")
-            .env("XDG_CONFIG_DIRS", self.dir.path().join("xdg"));
-        // Port 1 refuses connections, so that a mistake here can't reach out.
-        command.env("HF_ENDPOINT", "http://127.0.0.1:1").env("PIP_INDEX_URL", "http://127.0.0.1:1/simple");
-        command.env("PIP_CONFIG_FILE", "/dev/null").env("LEVAIN_THREADS", "2");
-        command.envs(self.vars.iter().map(|(name, value)| (name, value)));
+        command.args(args).env_clear().current_dir(self.dir.path()).envs(self.vars());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

@@ -21,6 +21,7 @@ pub(crate) fn options(template: Option<&str>) -> LocalOptions {
         engine: EngineConfig { threads: 1, ..EngineConfig::default() },
         chat_template: template.map(str::to_owned),
         draft: None,
+        template_worker: None,
     }
 }
 

@@ -202,7 +202,7 @@ async fn what_was_said_is_not_said_again() {
         request
     };
     let (whole, usage) = one(&provider, greedy(None, 40)).await;
-    assert_eq!((whole.text.len(), usage.completion_tokens, whole.finish), (24, 24, Some(FinishReason::Stop)));
+    assert_eq!((whole.text.len(), whole.finish), (24, Some(FinishReason::Stop)));
     for cut in [1, 10, 23] {
         let (head, _) = one(&provider, greedy(None, cut)).await;
         assert_eq!((head.text.len(), head.finish), (cut as usize, Some(FinishReason::Length)));
@@ -381,11 +381,11 @@ async fn renderings_are_what_the_engine_gets() {
                 }
                 (seen, alone) => panic!("{name}: {seen:?} but {alone:?}"),
             };
-            // The engine computes the same from the rendering's tokens, and finds all of them computed already.
+            // The engine computes the same from the rendering's tokens, and finds them computed already, but for a block.
             let (answer, usage) = one(&provider, request).await;
             assert_eq!(usage.prompt_tokens, prompt.tokens.len() as u64, "{name}");
             let (raw, cached) = complete(&provider, prompt.tokens.clone()).await;
-            assert!(cached + 1 >= usage.prompt_tokens, "{name}: {cached} of {}", usage.prompt_tokens);
+            assert!(cached + 32 > usage.prompt_tokens, "{name}: {cached} of {}", usage.prompt_tokens);
             let first = answer.logprobs.first();
             assert!(
                 first.is_none_or(|first| raw.contains(&(first.id, first.logprob.map(f32::to_bits)))),
@@ -408,6 +408,8 @@ async fn complete(provider: &LocalProvider, tokens: Vec<u32>) -> (Vec<(u32, Opti
         stop: vec![],
         n: 1,
         logprobs: Some(0),
+        parse_special: true,
+        add_special_tokens: true,
         echo: false,
         ignore_eos: false,
         response_format: ResponseFormat::Text,

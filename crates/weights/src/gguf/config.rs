@@ -21,6 +21,8 @@ pub(crate) struct TensorFacts<'a> {
     pub(crate) has_output: bool,
     /// Whether the query projection has a bias.
     pub(crate) has_query_bias: bool,
+    /// Whether there are shared experts.
+    pub(crate) has_shared_experts: bool,
     /// `rope_freqs.weight`.
     pub(crate) rope_freqs: Option<Vec<f32>>,
 }
@@ -64,7 +66,7 @@ pub(crate) fn model_config(meta: &GgufMetadata, facts: TensorFacts<'_>) -> Resul
     {
         return Err(k.unsupported(&k.key("attention.value_length"), &width.to_string(), "the key length"));
     }
-    let moe = if deepseek { k.moe()? } else { None };
+    let moe = if deepseek { k.moe(facts.has_shared_experts)? } else { None };
     let nextn = k.optional_usize("nextn_predict_layers")?.unwrap_or(0);
     let blocks = k.usize("block_count")?;
     if nextn >= blocks.max(1) {
@@ -281,7 +283,7 @@ impl Keys<'_> {
         })
     }
 
-    fn moe(&self) -> Result<Option<MoeConfig>, WeightsError> {
+    fn moe(&self, has_shared_experts: bool) -> Result<Option<MoeConfig>, WeightsError> {
         let experts = self.optional_usize("expert_count")?.unwrap_or(0);
         if experts == 0 {
             return Ok(None);
@@ -315,7 +317,12 @@ impl Keys<'_> {
             n_routed_experts: experts,
             num_experts_per_tok: self.usize("expert_used_count")?,
             // Without it shared experts that are there would be left out without a word.
-            n_shared_experts: self.usize("expert_shared_count")?,
+            n_shared_experts: match self.optional_usize("expert_shared_count")? {
+                None if has_shared_experts => {
+                    return Err(self.error("expert_shared_count", ConfigProblem::Missing));
+                }
+                count => count.unwrap_or(0),
+            },
             moe_intermediate_size: self.usize("expert_feed_forward_length")?,
             first_k_dense_replace: self.optional_usize("leading_dense_block_count")?.unwrap_or(0),
             moe_layer_freq: 1,

@@ -181,7 +181,9 @@ fn impossible_metadata_are_refused_by_key() {
     refused("llama", l("attention.head_count", uneven), "differ from layer to layer");
     let mut without = deepseek();
     without.retain(|(key, _)| *key != "expert_shared_count");
-    refused("deepseek2", without, "deepseek2.expert_shared_count: is missing");
+    assert_eq!(open("deepseek2", &without, &[]).unwrap().moe.unwrap().n_shared_experts, 0);
+    let error = open("deepseek2", &without, &[("blk.1.ffn_up_shexp.weight", 32)]).unwrap_err();
+    assert!(error.contains("deepseek2.expert_shared_count: is missing"), "{error}");
     refused("llama", l("context_length", 0u32.into()), "llama.context_length: is 0");
     let mut keys = llama();
     keys.remove(0);

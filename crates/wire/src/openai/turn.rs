@@ -58,7 +58,7 @@ fn marked(messages: &mut Value) -> Result<Option<String>, ApiError> {
             match message.swap_remove(name) {
                 None | Some(Value::Null | Value::Bool(false)) => continue,
                 Some(Value::Bool(true)) => {}
-                Some(other) => return Err(wrong_type(path, "true or false", &other)),
+                Some(other) => return Err(wrong_type(path, "a boolean", &other)),
             }
             if i != last {
                 return Err(ApiError::invalid(path, "only the last message can be continued"));

@@ -1,0 +1,4 @@
+//! What a GGUF vocabulary may leave out.
+
+#[cfg(test)]
+mod keys;
