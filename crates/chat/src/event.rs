@@ -113,6 +113,8 @@ pub enum ChatEvent {
         /// In order of generation.
         tokens: Vec<TokenLogprob>,
     },
+    /// What of a schema with `strict: false` the answers are not held to. At most once, before the first finish.
+    Unenforced(Vec<String>),
     /// This answer is complete.
     Finish {
         /// Which answer.

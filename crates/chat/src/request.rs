@@ -39,8 +39,10 @@ pub struct Tool {
     pub description: Option<String>,
     /// JSON schema of its arguments.
     pub parameters: Value,
-    /// Arguments must follow the schema exactly.
-    pub strict: bool,
+    /// True: arguments follow the schema exactly. False: as far as it can be enforced; the rest is told by
+    /// [`ChatEvent::Unenforced`](crate::ChatEvent::Unenforced). `None`: exactly where a call is demanded, else they are
+    /// any object.
+    pub strict: Option<bool>,
 }
 
 /// Whether tools may, must or must not be called.
@@ -65,8 +67,13 @@ pub enum ResponseFormat {
     Text,
     /// Any JSON object.
     JsonObject,
-    /// JSON that follows this schema.
-    JsonSchema(Value),
+    /// JSON that follows a schema.
+    JsonSchema {
+        /// The schema.
+        schema: Value,
+        /// False: what can't be enforced is left out, and told by [`ChatEvent::Unenforced`](crate::ChatEvent::Unenforced).
+        strict: Option<bool>,
+    },
     /// Text that this regular expression matches as a whole.
     Regex(String),
     /// Text of this grammar, in Lark syntax as llguidance reads it.

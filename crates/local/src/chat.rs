@@ -87,7 +87,7 @@ fn plan(request: &ChatRequest, syntax: Option<ToolSyntax>) -> Result<Plan, Provi
     let offered = offered_tools(request)?;
     let several = request.parallel_tool_calls != Some(false);
     let rules = |tools: &[&Tool], exact: &dyn Fn(&Tool) -> bool, from| {
-        call_grammar(syntax, tools, exact, several, from).map(|grammar| grammar.rules)
+        call_grammar(syntax, tools, exact, several, from).map(|grammar| (grammar.rules, grammar.schemas))
     };
     let all: Vec<&Tool> = offered.iter().collect();
     match &request.tool_choice {
@@ -96,21 +96,22 @@ fn plan(request: &ChatRequest, syntax: Option<ToolSyntax>) -> Result<Plan, Provi
                 ToolChoice::Named(name) => all.into_iter().filter(|tool| tool.name == *name).collect(),
                 _ => all,
             };
-            let rules = rules(&wanted, &|_| true, From::Mark)?;
-            Ok(Plan::Guided(Source::of_rules("tools", format!("start: calls\n{rules}"), None)))
+            let (rules, schemas) = rules(&wanted, &|_| true, From::Mark)?;
+            Ok(Plan::Guided(Source::of_rules("tools", format!("start: calls\n{rules}"), schemas, None)))
         }
         ToolChoice::Auto | ToolChoice::None if is_formatted(&request.response_format) => {
-            let rules = rules(&all, &|tool| tool.strict, From::Mark)?;
+            let (rules, schemas) = rules(&all, &|tool| tool.strict.is_some(), From::Mark)?;
             let rules = format!("start: calls | content\n{rules}content: @content\n");
-            Ok(Plan::Guided(Source::of_rules("tools", rules, content)))
+            Ok(Plan::Guided(Source::of_rules("tools", rules, schemas, content)))
         }
         ToolChoice::Auto | ToolChoice::None => {
             // A bare object may be meant as an answer, so that it is held to a call only where that was asked for.
-            if syntax == ToolSyntax::Llama3 && several && !offered.iter().any(|tool| tool.strict) {
+            if syntax == ToolSyntax::Llama3 && several && !offered.iter().any(|tool| tool.strict.is_some()) {
                 return Ok(Plan::Free);
             }
-            let rules = rules(&all, &|tool| tool.strict, From::Trigger)?;
-            let source = Source::of_rules("tools", format!("start: calls\n{rules}"), None);
+            let (rules, schemas) = rules(&all, &|tool| tool.strict.is_some(), From::Trigger)?;
+            let mut source = Source::of_rules("tools", format!("start: calls\n{rules}"), schemas, None);
+            source.opening = trigger(syntax);
             Ok(Plan::Triggered { syntax, source, once: !several })
         }
     }
@@ -123,12 +124,13 @@ pub(crate) async fn start(
     prepared: Prepared,
 ) -> Result<ChatStream, ProviderError> {
     let Prepared { prompt, sampling, grammar } = prepared;
+    let tenant = limits::tenant(request.tenant.as_deref());
     let body = match grammar {
         Plan::Free => Body::Free,
-        Plan::Guided(source) => Body::Guided(model.guide.compile(source).await?),
+        Plan::Guided(source) => Body::Guided(model.guide.compile(source, tenant).await?),
         Plan::Triggered { syntax, source, once } => Body::Triggered {
             gate: Gate::new(trigger(syntax), syntax == ToolSyntax::Llama3),
-            grammar: model.guide.compile(source).await?,
+            grammar: model.guide.compile(source, tenant).await?,
             once,
         },
     };
@@ -152,6 +154,9 @@ pub(crate) async fn start(
     };
     let (sender, pending) = channel();
     let mut sink = Sink::new(n, &model.tokenizer, &shape, sender);
+    if let Body::Guided(grammar) | Body::Triggered { grammar, .. } = &body {
+        sink.unenforced = grammar.unenforced.to_vec();
+    }
     let constraints = constraints(&model, thinking.as_ref(), &body, &prompt.said, &sink)?;
     let mut engine_request = Request::new(prompt.tokens, move |event| sink.event(event));
     engine_request.sampling = sampling;
@@ -160,7 +165,7 @@ pub(crate) async fn start(
     engine_request.logprobs = request.logprobs.map(|top| top as usize);
     engine_request.n = n;
     engine_request.constraints = constraints;
-    engine_request.tenant = limits::tenant(request.tenant.as_deref());
+    engine_request.tenant = tenant;
     let handle = model.engine.submit(engine_request).map_err(|error| from_engine(&error))?;
     Ok(Box::pin(pending.submitted(handle)))
 }
@@ -260,6 +265,8 @@ struct Sink {
     sender: Sender<ChatEvent>,
     bill: Bill,
     failure: Option<ProviderError>,
+    /// What the schema asked for and the answers are not held to, until that is told.
+    unenforced: Vec<String>,
     events: Vec<ChatEvent>,
 }
 
@@ -272,6 +279,7 @@ impl Sink {
             sender,
             bill: Bill::default(),
             failure: None,
+            unenforced: Vec::new(),
             events: Vec::new(),
         }
     }
@@ -304,6 +312,9 @@ impl Sink {
                         }
                         FinishReason::Error
                     });
+                    if !self.unenforced.is_empty() {
+                        self.events.push(ChatEvent::Unenforced(std::mem::take(&mut self.unenforced)));
+                    }
                     state.finish(reason, &mut self.events);
                     self.bill.add_reasoning(state.reasoning_tokens(), state.reasoning_time());
                 }

@@ -20,7 +20,7 @@ use crate::{
     chat::Stoppable,
     constraint::{AnswerConstraint, Body},
     error::{from_engine, from_tokenizer},
-    guide::Source,
+    guide::{Source, invalid},
     limits,
     model::LocalModel,
     stop::StopMatcher,
@@ -87,10 +87,17 @@ pub(crate) async fn start(
     request: CompletionRequest,
     prepared: Prepared,
 ) -> Result<CompletionStream, ProviderError> {
+    let tenant = limits::tenant(request.tenant.as_deref());
     let body = match prepared.grammar {
-        Some(source) => Body::Guided(model.guide.compile(source).await?),
+        Some(source) => Body::Guided(model.guide.compile(source, tenant).await?),
         None => Body::Free,
     };
+    if let Body::Guided(grammar) = &body
+        && let Some(first) = grammar.unenforced.first()
+    {
+        // Raw completions have no place to tell what is not enforced.
+        return Err(invalid("response_format", format!("{first}; `strict: false` is for chat completions")));
+    }
     let n = request.n.max(1);
     let (sender, pending) = channel();
     let flags = if n > 1 && !request.stop.is_empty() { n } else { 0 };
@@ -130,7 +137,7 @@ pub(crate) async fn start(
     engine_request.prompt_logprobs = score_prompt.map(|top| top as usize);
     engine_request.n = n;
     engine_request.constraints = constraints;
-    engine_request.tenant = limits::tenant(request.tenant.as_deref());
+    engine_request.tenant = tenant;
     let handle = model.engine.submit(engine_request).map_err(|error| from_engine(&error))?;
     Ok(Box::pin(pending.submitted(handle)))
 }

@@ -1,5 +1,6 @@
 //! What an answer may consist of, token by token: free thinking within its budget, then text, a grammar, or calls.
 
+mod keys;
 mod resume;
 
 use std::sync::Arc;
@@ -8,10 +9,12 @@ use levain_engine::{Constraint, TokenMask};
 use llguidance::Matcher;
 
 use crate::{
-    guide::{Compiled, readable},
+    guide::{Compiled, broken_off},
     reasoning::{PromptState, ReasoningSplitter, ThinkTags},
     table::{Gate, TokenTable},
 };
+
+use keys::KeyGuard;
 
 /// Newlines between the end of thinking and a constrained answer, which a grammar need not know about.
 const GAP_TOKENS_MAX: u32 = 2;
@@ -71,11 +74,24 @@ struct ThinkPhase {
 /// Where the body stands.
 enum Run {
     Free,
-    Guided(Box<Matcher>),
+    Guided(Box<Guided>),
     /// The grammar can't match what came; only a block of thinking can follow from here.
     Dead,
     /// Nothing may follow.
     Over,
+}
+
+/// A grammar at work.
+struct Guided {
+    matcher: Matcher,
+    keys: Option<KeyGuard>,
+}
+
+impl Guided {
+    fn start(grammar: &Compiled) -> Run {
+        let keys = KeyGuard::new(grammar.keys, grammar.opening);
+        Run::Guided(Box::new(Self { matcher: grammar.start(), keys }))
+    }
 }
 
 impl AnswerConstraint {
@@ -107,7 +123,7 @@ impl AnswerConstraint {
     fn restart(&mut self) {
         self.run = match &mut self.body {
             Body::Free => Run::Free,
-            Body::Guided(grammar) => Run::Guided(Box::new(grammar.start())),
+            Body::Guided(grammar) => Guided::start(grammar),
             Body::Triggered { gate, .. } => {
                 gate.reset();
                 Run::Free
@@ -128,12 +144,16 @@ impl AnswerConstraint {
                 }
                 Ok(())
             }
-            Run::Guided(matcher) if matcher.is_stopped() => {
-                matcher.get_error().map_or(Ok(()), |error| Err(readable(&error)))
+            Run::Guided(guided) if guided.matcher.is_stopped() => {
+                guided.matcher.get_error().map_or(Ok(()), |error| Err(broken_off(&error)))
             }
-            Run::Guided(matcher) => {
-                let allowed = matcher.compute_mask().map_err(|error| readable(&error))?;
+            Run::Guided(guided) => {
+                let allowed =
+                    guided.matcher.compute_mask().map_err(|error| broken_off(&error.to_string()))?;
                 mask.copy_from_words(allowed.as_slice());
+                if let Some(keys) = &mut guided.keys {
+                    keys.filter(mask, &self.table, &guided.matcher);
+                }
                 Ok(())
             }
             Run::Dead | Run::Over => Ok(()),
@@ -146,12 +166,16 @@ impl AnswerConstraint {
                 if let Body::Triggered { gate, grammar, .. } = &mut self.body
                     && gate.push(self.table.bytes(token)).is_some()
                 {
-                    self.run = Run::Guided(Box::new(grammar.start()));
+                    self.run = Guided::start(grammar);
                 }
                 Ok(())
             }
-            Run::Guided(matcher) => {
-                matcher.consume_token(token).map_err(|error| readable(&error))?;
+            Run::Guided(guided) => {
+                let Guided { matcher, keys } = &mut **guided;
+                matcher.consume_token(token).map_err(|error| broken_off(&error.to_string()))?;
+                if let Some(keys) = keys {
+                    keys.push(self.table.bytes(token));
+                }
                 if let Body::Triggered { once, .. } = self.body
                     && matcher.is_stopped()
                     && matcher.stop_reason().is_ok()
@@ -169,7 +193,8 @@ impl AnswerConstraint {
 
     fn body_takes(&mut self, token: u32) -> bool {
         match &mut self.run {
-            Run::Guided(matcher) => {
+            Run::Guided(guided) => {
+                let matcher = &mut guided.matcher;
                 !matcher.is_stopped() && matcher.validate_tokens(&[token]).is_ok_and(|valid| valid == 1)
             }
             Run::Free => true,
@@ -180,8 +205,8 @@ impl AnswerConstraint {
     fn body_may_stop(&mut self) -> bool {
         match &mut self.run {
             Run::Free | Run::Over => true,
-            Run::Guided(matcher) if matcher.is_stopped() => matcher.stop_reason().is_ok(),
-            Run::Guided(matcher) => matcher.is_accepting().unwrap_or(false),
+            Run::Guided(guided) if guided.matcher.is_stopped() => guided.matcher.stop_reason().is_ok(),
+            Run::Guided(guided) => guided.matcher.is_accepting().unwrap_or(false),
             Run::Dead => false,
         }
     }

@@ -111,6 +111,8 @@ pub(crate) fn from_engine(error: &EngineError) -> ProviderError {
             hint: "choose a smaller model, a stronger quantisation or a shorter context".to_owned(),
         },
         EngineError::Parameter { name, .. } => ProviderError::invalid(*name, error.to_string()),
+        // Grammars come from callers, and what they make impossible is theirs to mend.
+        EngineError::Constraint { reason } => ProviderError::invalid("response_format", reason.clone()),
         EngineError::EmptyPrompt | EngineError::TokenOutOfRange { .. } => {
             ProviderError::invalid("prompt", error.to_string())
         }

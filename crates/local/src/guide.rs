@@ -1,55 +1,60 @@
 //! Grammars over the vocabulary: JSON schema, regular expressions and Lark, compiled by llguidance within limits
-//! and kept for the next request.
+//! and kept for the next request. Limits count work; none of them looks at a clock.
+
+mod cache;
+mod places;
+mod source;
 
 use std::{
     borrow::Cow,
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::Duration,
 };
 
-use levain_chat::{ProviderError, ResponseFormat};
+use levain_chat::ProviderError;
 use llguidance::{
-    Matcher, ParserFactory,
-    api::{GrammarWithLexer, ParserLimits, TopLevelGrammar},
+    Logger, Matcher, ParserFactory,
+    api::{GrammarInit, ParserLimits, TopLevelGrammar},
     earley::SlicedBiasComputer,
     toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::table::TokenTable;
+use crate::{schema::FreeKeys, table::TokenTable};
+use cache::Cache;
+use places::Places;
+pub(crate) use source::{Piece, SchemaText, Source, Text};
 
 /// Bytes of a schema, expression or grammar.
 pub const GRAMMAR_BYTES_MAX: usize = 64 * 1024;
 /// Levels of a JSON schema.
 pub const SCHEMA_DEPTH_MAX: usize = 32;
-/// Bytes that compiled grammars may hold together.
-const CACHE_BYTES_MAX: usize = 64 << 20;
-/// How long a grammar may take to compile.
-const COMPILE_TIME_MAX: Duration = Duration::from_millis(1000);
-/// Grammars that are compiled at the same time.
-const COMPILES_MAX: usize = 2;
 /// llguidance recurses over what it reads; its own thread has room for the deepest input that the limits admit.
 const COMPILE_STACK_BYTES: usize = 64 << 20;
-
-/// White space between the parts of JSON: what pretty printers write, but no endless run of it.
-const WHITE_SPACE: &str = r"[ \t]{1,8}|\n[ \t]{0,40}";
 
 /// Compiles grammars for one vocabulary.
 pub(crate) struct Guide {
     table: Arc<TokenTable>,
     factory: OnceLock<Result<ParserFactory, String>>,
     cache: Mutex<Cache>,
-    permits: tokio::sync::Semaphore,
+    places: Places,
 }
 
 /// A compiled grammar at its beginning; clones of it run.
 #[derive(Clone)]
-pub(crate) struct Compiled(Arc<Matcher>);
+pub(crate) struct Compiled {
+    matcher: Arc<Matcher>,
+    /// Whether keys may come that the schema does not list.
+    pub(crate) keys: FreeKeys,
+    /// What stands before the grammar's text and belongs to its JSON.
+    pub(crate) opening: &'static str,
+    /// What the answer is not held to.
+    pub(crate) unenforced: Arc<[String]>,
+}
 
 impl Compiled {
     /// A matcher at the grammar's beginning with caches of its own, so that the compiled one stays as small as it is.
     pub(crate) fn start(&self) -> Matcher {
-        self.0.deep_clone()
+        self.matcher.deep_clone()
     }
 }
 
@@ -59,108 +64,43 @@ impl std::fmt::Debug for Compiled {
     }
 }
 
-/// The parts of a grammar: what the whole is made of, and what can stand in it by name.
-#[derive(Debug, Clone)]
-pub(crate) struct Source {
-    /// The request's field, for errors.
-    pub(crate) param: &'static str,
-    pub(crate) grammar: TopLevelGrammar,
-}
-
-impl Source {
-    /// The grammar of a response format; `None` for free text.
-    ///
-    /// # Errors
-    /// What is larger or deeper than the limits.
-    pub(crate) fn of_format(format: &ResponseFormat) -> Result<Option<Self>, ProviderError> {
-        let part = match format {
-            ResponseFormat::Text => return Ok(None),
-            ResponseFormat::JsonObject => {
-                GrammarWithLexer::from_json_schema(spaced(json!({"type": "object"})))
-            }
-            ResponseFormat::JsonSchema(schema) => {
-                check_schema("response_format", schema)?;
-                let schema = match schema {
-                    Value::Bool(true) => json!({}),
-                    other => other.clone(),
-                };
-                if !schema.is_object() {
-                    return Err(invalid("response_format", "the schema must be a JSON object".to_owned()));
-                }
-                GrammarWithLexer::from_json_schema(spaced(schema))
-            }
-            ResponseFormat::Regex(text) => {
-                check_bytes("response_format", "the regular expression", text.len())?;
-                GrammarWithLexer::from_regex(text)
-            }
-            ResponseFormat::Grammar(text) => {
-                check_bytes("response_format", "the grammar", text.len())?;
-                GrammarWithLexer::from_lark(text.clone())
-            }
-        };
-        Ok(Some(Self { param: "response_format", grammar: TopLevelGrammar::from_grammar(part) }))
-    }
-
-    /// A grammar in Lark syntax that this program wrote itself, in which `@content` may stand for `content`.
-    pub(crate) fn of_rules(param: &'static str, rules: String, content: Option<Self>) -> Self {
-        let mut grammars = vec![GrammarWithLexer::from_lark(rules)];
-        if let Some(mut part) = content.and_then(|source| source.grammar.grammars.into_iter().next()) {
-            part.name = Some("content".to_owned());
-            grammars.push(part);
-        }
-        Self { param, grammar: TopLevelGrammar { grammars, max_tokens: None } }
-    }
-}
-
 impl Guide {
     pub(crate) fn new(table: Arc<TokenTable>) -> Self {
-        Self {
-            table,
-            factory: OnceLock::new(),
-            cache: Mutex::default(),
-            permits: tokio::sync::Semaphore::new(COMPILES_MAX),
-        }
+        Self { table, factory: OnceLock::new(), cache: Mutex::default(), places: Places::new() }
     }
 
     /// Compiles a grammar on a thread of its own, or takes it from the cache.
     ///
     /// # Errors
-    /// A grammar that can't be read, that asks for what can't be guaranteed, or that takes too long.
-    pub(crate) async fn compile(self: &Arc<Self>, source: Source) -> Result<Compiled, ProviderError> {
-        let param = source.param;
-        let key = serde_json::to_string(&source.grammar).map_err(|error| {
-            ProviderError::Internal(format!("a grammar could not be written down: {error}"))
-        })?;
+    /// A grammar that can't be read, that asks for what can't be guaranteed, or that is too complex.
+    pub(crate) async fn compile(
+        self: &Arc<Self>,
+        source: Source,
+        caller: u64,
+    ) -> Result<Compiled, ProviderError> {
+        let key = format!("{source:?}");
         if let Some(hit) = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(hit);
         }
         self.prepare().await?;
+        let place = self.places.take(caller).await.ok_or(ProviderError::ShuttingDown)?;
         let guide = Arc::clone(self);
+        let param = source.param;
         let (send, receive) = tokio::sync::oneshot::channel();
-        let work = async {
-            // The thread gives its permit back when it is done, not when the caller has stopped waiting: a grammar
-            // that takes long can keep others waiting, but never more than a few cores busy.
-            let permit = self.permits.acquire().await.map_err(|_| ProviderError::ShuttingDown)?;
-            permit.forget();
-            std::thread::Builder::new()
-                .name("levain-grammar".to_owned())
-                .stack_size(COMPILE_STACK_BYTES)
-                .spawn(move || {
-                    let result = guide.build(source, key);
-                    guide.permits.add_permits(1);
-                    let _ = send.send(result);
-                })
-                .map_err(|error| {
-                    self.permits.add_permits(1);
-                    ProviderError::Transient(format!("no thread for the grammar: {error}"))
-                })?;
-            receive
-                .await
-                .map_err(|_| ProviderError::Internal("the grammar's thread ended early".to_owned()))?
-        };
-        tokio::time::timeout(COMPILE_TIME_MAX, work).await.unwrap_or_else(|_| {
-            Err(invalid(param, "the grammar takes too long to compile; make it simpler".to_owned()))
-        })
+        std::thread::Builder::new()
+            .name("levain-grammar".to_owned())
+            .stack_size(COMPILE_STACK_BYTES)
+            .spawn(move || {
+                // The place is given back when the work is done or panics, whether anybody waits for it or not.
+                let result = guide.build(&source, key);
+                drop(place);
+                let _ = send.send(result);
+            })
+            .map_err(|error| ProviderError::Transient(format!("no thread for the grammar: {error}")))?;
+        // A panic of the compiler is the grammar's fault.
+        receive
+            .await
+            .unwrap_or_else(|_| Err(invalid(param, "it can't be compiled; make it simpler".to_owned())))
     }
 
     /// Puts the vocabulary into the form that grammars need, once; it does not count as a grammar's own time.
@@ -180,26 +120,85 @@ impl Guide {
         }
     }
 
-    fn build(&self, source: Source, key: String) -> Result<Compiled, ProviderError> {
+    fn build(&self, source: &Source, key: String) -> Result<Compiled, ProviderError> {
+        let (compiled, bytes) = match self.attempt(source) {
+            Ok(done) => done,
+            // What is no schema stays an error; what is only too much for a grammar need not be one.
+            Err(error) => match source.without_lenient().filter(|_| source.ready().is_ok()) {
+                Some((weaker, told)) => {
+                    let (mut compiled, bytes) = self.attempt(&weaker)?;
+                    compiled.unenforced = compiled.unenforced.iter().cloned().chain(told).collect();
+                    (compiled, bytes)
+                }
+                None => return Err(error),
+            },
+        };
+        let bytes = bytes + 8 * key.len() + 64 * 1024;
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).insert(key, compiled.clone(), bytes);
+        Ok(compiled)
+    }
+
+    fn attempt(&self, source: &Source) -> Result<(Compiled, usize), ProviderError> {
         let param = source.param;
-        let factory = self.factory()?;
-        let parser =
-            factory.create_parser(source.grammar).map_err(|error| invalid(param, readable(&error)))?;
-        let bytes = parser.parser.lexer_stats().num_bytes + 8 * key.len() + 64 * 1024;
+        let ready = source.ready().map_err(|message| invalid(param, message))?;
+        let (matcher, bytes) = self
+            .matcher(ready.grammar, source.is_callers_own())
+            .map_err(|error| self.blame(source, &error))?;
+        let (keys, opening, unenforced) = (ready.keys, source.opening, ready.unenforced.into());
+        Ok((Compiled { matcher: Arc::new(matcher), keys, opening, unenforced }, bytes))
+    }
+
+    /// Says whose fault it is that a grammar can't be compiled.
+    fn blame(&self, source: &Source, error: &str) -> ProviderError {
+        let schemas = source.pieces.iter().filter_map(|piece| match &piece.text {
+            Text::Schema(text) => Some((piece, text)),
+            _ => None,
+        });
+        let several = source.pieces.len() > 1;
+        for (piece, text) in schemas {
+            let alone = Source {
+                pieces: vec![Piece { name: String::new(), text: piece.text.clone() }],
+                ..source.clone()
+            };
+            let fails = !several
+                || alone
+                    .ready()
+                    .map_or_else(Some, |ready| self.matcher(ready.grammar, false).err())
+                    .is_some();
+            if fails {
+                tracing::debug!(error, "a schema can't be compiled");
+                return invalid(source.param, text.refusal(&fault(error)));
+            }
+        }
+        if several {
+            tracing::debug!(error, "a grammar of several pieces can't be compiled");
+            let message = "the schemas are too complex together; make them simpler, or send fewer";
+            return invalid(source.param, message.to_owned());
+        }
+        invalid(source.param, words(error))
+    }
+
+    fn matcher(&self, grammar: TopLevelGrammar, is_callers_own: bool) -> Result<(Matcher, usize), String> {
+        let factory = self.factory().map_err(|error| error.to_string())?;
+        let work = std::panic::AssertUnwindSafe(|| {
+            let capabilities = InferenceCapabilities::default();
+            let (grammar, limits) = (GrammarInit::Serialized(grammar), limits(is_callers_own));
+            factory.create_parser_from_init_ext(grammar, Logger::new(0, 0), capabilities, limits)
+        });
+        let parser = llguidance::panic_utils::catch_unwind(work).map_err(|error| readable(&error))?;
+        let bytes = parser.parser.lexer_stats().num_bytes;
         let mut matcher = Matcher::new(Ok(parser));
         if let Some(warning) = matcher.grammar_warnings().into_iter().next() {
-            return Err(invalid(param, warning));
+            return Err(warning);
         }
         // A grammar can be well formed and yet match nothing that the vocabulary can write.
         let mut probe = matcher.deep_clone();
         let accepts = probe.is_accepting().unwrap_or(false);
-        let mask = probe.compute_mask_or_eos().map_err(|error| invalid(param, readable(&error)))?;
+        let mask = probe.compute_mask_or_eos().map_err(|error| readable(&error))?;
         if mask.is_zero() && !accepts {
-            return Err(invalid(param, "no output can match it".to_owned()));
+            return Err("no output can match it".to_owned());
         }
-        let compiled = Compiled(Arc::new(matcher));
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner).insert(key, compiled.clone(), bytes);
-        Ok(compiled)
+        Ok((matcher, bytes))
     }
 }
 
@@ -207,6 +206,34 @@ impl std::fmt::Debug for Guide {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Guide").field("table", &self.table).finish_non_exhaustive()
     }
+}
+
+/// What a compiler's error means to whoever wrote the schema. The text itself speaks of internals.
+fn fault(error: &str) -> crate::schema::Problem {
+    let advice = if error.contains("nsatisfiable") || error.contains("no output can match") {
+        "no value satisfies it; check that its keywords don't contradict each other"
+    } else if error.contains("not disjoint") {
+        "expressions of `patternProperties` may match the same key; make them exclude each other"
+    } else {
+        "is too complex to be enforced; make it simpler: fewer alternatives, shorter expressions, smaller bounds"
+    };
+    crate::schema::Problem::whole(advice)
+}
+
+/// What a compiler's error means to whoever wrote the grammar or the expression.
+fn words(error: &str) -> String {
+    const LIMITS: [&str; 9] =
+        ["fuel", "limit", "too large", "too many", "Too many", "too big", "exceed", "precompute", "max is"];
+    if LIMITS.iter().any(|mark| error.contains(mark)) {
+        tracing::debug!(error, "a grammar is beyond a limit");
+        return "is too complex; make it simpler: fewer alternatives, smaller repetitions, no ambiguous recursion".to_owned();
+    }
+    error.to_owned()
+}
+
+/// What it means that a grammar can't go on in the middle of an answer.
+pub(crate) fn broken_off(error: &str) -> String {
+    format!("the grammar can't go on: {}", words(&readable(&error)))
 }
 
 /// Refuses a schema that is larger or deeper than the limits.
@@ -232,14 +259,6 @@ fn check_bytes(param: &'static str, what: &str, bytes: usize) -> Result<(), Prov
     Ok(())
 }
 
-/// A schema with the white space of this program, whatever it asks for itself.
-fn spaced(mut schema: Value) -> Value {
-    if let Some(object) = schema.as_object_mut() {
-        object.insert("x-guidance".into(), json!({"whitespace_pattern": WHITE_SPACE}));
-    }
-    schema
-}
-
 fn parser_factory(table: &TokenTable) -> Result<ParserFactory, String> {
     // The engine decides about stop tokens; the grammar's own end is a token behind the vocabulary.
     let end = u32::try_from(table.len()).map_err(|_| "it is too large".to_owned())?;
@@ -250,15 +269,21 @@ fn parser_factory(table: &TokenTable) -> Result<ParserFactory, String> {
         let env: TokEnv = Arc::new(ApproximateTokEnv::new(TokTrie::from(&info, &words)));
         let slices = SlicedBiasComputer::general_slices();
         let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices)?;
-        *factory.limits_mut() = limits();
         factory.quiet();
         Ok(factory)
     })
     .map_err(|error| readable(&error))
 }
 
-fn limits() -> ParserLimits {
+/// What a grammar may cost. A step's cost is its Earley items, each of which is compared with those of its row: a
+/// caller's own grammar may be ambiguous, which a schema's is not, and makes far more comparisons of as many items.
+fn limits(is_callers_own: bool) -> ParserLimits {
+    let (max_items_in_row, step_max_items) = if is_callers_own { (150, 5_000) } else { (1_000, 20_000) };
     ParserLimits {
+        max_items_in_row,
+        step_max_items,
+        initial_lexer_fuel: 1_000_000,
+        step_lexer_fuel: 100_000,
         max_lexer_states: 50_000,
         max_grammar_size: 200_000,
         verbose_errors: false,
@@ -276,35 +301,6 @@ pub(crate) fn readable(error: &impl std::fmt::Display) -> String {
 
 pub(crate) fn invalid(param: impl Into<Cow<'static, str>>, message: String) -> ProviderError {
     ProviderError::invalid(param, message)
-}
-
-/// Compiled grammars, the least recently used first.
-#[derive(Default)]
-struct Cache {
-    entries: Vec<(String, Compiled, usize)>,
-    bytes: usize,
-}
-
-impl Cache {
-    fn get(&mut self, key: &str) -> Option<Compiled> {
-        let at = self.entries.iter().position(|(known, ..)| known == key)?;
-        let entry = self.entries.remove(at);
-        let hit = entry.1.clone();
-        self.entries.push(entry);
-        Some(hit)
-    }
-
-    fn insert(&mut self, key: String, compiled: Compiled, bytes: usize) {
-        if bytes > CACHE_BYTES_MAX || self.entries.iter().any(|(known, ..)| *known == key) {
-            return;
-        }
-        self.bytes += bytes;
-        self.entries.push((key, compiled, bytes));
-        while self.bytes > CACHE_BYTES_MAX {
-            let (_, _, oldest) = self.entries.remove(0);
-            self.bytes -= oldest;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod provider;
 mod reasoning;
 mod sampling;
 mod sandbox;
+mod schema;
 mod stop;
 mod stream;
 mod table;

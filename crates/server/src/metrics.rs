@@ -177,7 +177,7 @@ impl Meter {
     pub(crate) fn chat(&mut self, event: &ChatEvent) {
         match event {
             ChatEvent::Usage(usage) => self.usage(usage),
-            ChatEvent::Finish { .. } => {}
+            ChatEvent::Unenforced(_) | ChatEvent::Finish { .. } => {}
             _ => self.content(),
         }
     }

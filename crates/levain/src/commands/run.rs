@@ -28,7 +28,7 @@ pub(crate) fn run(app: &App, args: RunArgs) -> Result<(), CliError> {
     messages.push(Message::text(Role::User, prompt));
     let mut request = answer::request(&loaded.name, messages, &args.answer);
     if let Some(schema) = schema {
-        request.response_format = ResponseFormat::JsonSchema(schema);
+        request.response_format = ResponseFormat::JsonSchema { schema, strict: None };
     }
     let show = Show { text: !args.json, reasoning: !args.json && !args.answer.no_reasoning };
     let interrupted = app.signals.interrupted();

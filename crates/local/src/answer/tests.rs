@@ -143,7 +143,7 @@ fn gather(events: Vec<ChatEvent>) -> Seen {
             }
             ChatEvent::ToolCallArguments { fragment, .. } => seen.calls.last_mut().unwrap().1 += &fragment,
             ChatEvent::Finish { reason, .. } => assert_eq!(seen.finish.replace(reason), None),
-            ChatEvent::Logprobs { .. } | ChatEvent::Usage(_) => {}
+            ChatEvent::Logprobs { .. } | ChatEvent::Unenforced(_) | ChatEvent::Usage(_) => {}
         }
     }
     seen

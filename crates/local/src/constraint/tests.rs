@@ -49,6 +49,10 @@ fn vocabulary() -> (Arc<TokenTable>, usize) {
     (Arc::new(TokenTable::new(tokens.len(), |id| tokens[id as usize].as_slice())), tokens.len())
 }
 
+fn json_schema(schema: Value) -> ResponseFormat {
+    ResponseFormat::JsonSchema { schema, strict: None }
+}
+
 /// A small generator, so that failures repeat.
 struct Draw(u64);
 
@@ -94,8 +98,8 @@ fn answer(
 
 fn compile(source: Source) -> Result<Compiled, ProviderError> {
     let (table, _) = vocabulary();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    runtime.block_on(Arc::new(Guide::new(table)).compile(source))
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(Arc::new(Guide::new(table)).compile(source, 0))
 }
 
 fn format(format: &ResponseFormat) -> Compiled {
@@ -136,7 +140,7 @@ fn check_person(text: &str) {
 #[test]
 fn a_schema_holds_for_any_draw() {
     let (table, _) = vocabulary();
-    let body = Body::Guided(format(&ResponseFormat::JsonSchema(schema())));
+    let body = Body::Guided(format(&json_schema(schema())));
     let mut complete = 0;
     for seed in 0..50 {
         let mut constraint = AnswerConstraint::new(&table, None, body.clone()).unwrap();
@@ -151,7 +155,7 @@ fn a_schema_holds_for_any_draw() {
 #[test]
 fn a_schema_holds_behind_thinking() {
     let (table, _) = vocabulary();
-    let body = Body::Guided(format(&ResponseFormat::JsonSchema(schema())));
+    let body = Body::Guided(format(&json_schema(schema())));
     for prompt in [PromptState::Open, PromptState::Before, PromptState::Closed] {
         let mut thought = 0;
         for seed in 0..60 {
@@ -276,7 +280,7 @@ fn tools() -> Vec<Tool> {
         name: name.to_owned(),
         description: None,
         parameters,
-        strict: false,
+        strict: None,
     };
     vec![
         tool("f", json!({"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]})),
@@ -328,7 +332,8 @@ fn forced_calls_parse_in_every_syntax() {
     for syntax in SYNTAXES {
         for parallel in [false, true] {
             let grammar = call_grammar(syntax, &offered, |_| true, parallel, Start::Mark).unwrap();
-            let source = Source::of_rules("tools", format!("start: calls\n{}", grammar.rules), None);
+            let source =
+                Source::of_rules("tools", format!("start: calls\n{}", grammar.rules), grammar.schemas, None);
             let body = Body::Guided(compile(source).unwrap());
             let mut counts = BTreeMap::new();
             for seed in 0..12 {
@@ -355,7 +360,9 @@ fn calls_that_the_model_opens_are_held_to_the_syntax() {
     for syntax in [ToolSyntax::Hermes, ToolSyntax::DeepSeek, ToolSyntax::DeepSeekV31, ToolSyntax::Llama3] {
         for once in [false, true] {
             let grammar = call_grammar(syntax, &offered, |_| true, true, Start::Trigger).unwrap();
-            let source = Source::of_rules("tools", format!("start: calls\n{}", grammar.rules), None);
+            let rules = format!("start: calls\n{}", grammar.rules);
+            let mut source = Source::of_rules("tools", rules, grammar.schemas, None);
+            source.opening = trigger(syntax);
             let grammar = compile(source).unwrap();
             let gate = Gate::new(trigger(syntax), syntax == ToolSyntax::Llama3);
             let body = Body::Triggered { gate, grammar, once };
@@ -401,9 +408,9 @@ fn a_call_may_stand_in_place_of_a_schema() {
     let tools = tools();
     let offered: Vec<&Tool> = tools.iter().collect();
     let grammar = call_grammar(ToolSyntax::Hermes, &offered, |_| true, false, Start::Mark).unwrap();
-    let content = Source::of_format(&ResponseFormat::JsonSchema(schema())).unwrap();
+    let content = Source::of_format(&json_schema(schema())).unwrap();
     let rules = format!("start: calls | content\n{}content: @content\n", grammar.rules);
-    let body = Body::Guided(compile(Source::of_rules("tools", rules, content)).unwrap());
+    let body = Body::Guided(compile(Source::of_rules("tools", rules, grammar.schemas, content)).unwrap());
     let (mut called, mut answered) = (0, 0);
     for seed in 0..40 {
         let mut constraint = AnswerConstraint::new(&table, None, body.clone()).unwrap();
@@ -454,18 +461,18 @@ fn what_cannot_be_guaranteed_is_refused() {
     let deep = (0..40).fold(json!({"type": "string"}), |inner, _| json!({"type": "array", "items": inner}));
     let large = json!({"type": "object", "description": "x".repeat(70_000)});
     for (format, says) in [
-        (ResponseFormat::JsonSchema(deep), "deeper"),
-        (ResponseFormat::JsonSchema(large), "bytes"),
-        (ResponseFormat::JsonSchema(json!([1])), "object"),
-        (ResponseFormat::JsonSchema(json!({"type": "object", "patternProperties": {"(": {}}})), ""),
-        (ResponseFormat::JsonSchema(json!({"not": {"type": "string"}})), ""),
-        (ResponseFormat::JsonSchema(json!({"type": "what"})), ""),
-        (ResponseFormat::JsonSchema(json!({"$ref": "#/nowhere"})), ""),
-        (ResponseFormat::JsonSchema(json!({"$ref": "https://example.com/schema"})), ""),
-        (ResponseFormat::JsonSchema(json!({"type": "array", "uniqueItems": true})), ""),
-        (ResponseFormat::JsonSchema(json!({"type": "integer", "minimum": 5, "maximum": 1})), ""),
-        (ResponseFormat::JsonSchema(json!({"type": "string", "pattern": "(a"})), ""),
-        (ResponseFormat::JsonSchema(json!(false)), ""),
+        (json_schema(deep), "deeper"),
+        (json_schema(large), "bytes"),
+        (json_schema(json!([1])), "object"),
+        (json_schema(json!({"type": "object", "patternProperties": {"(": {}}})), ""),
+        (json_schema(json!({"type": "string", "not": {"const": "a"}})), "`not`"),
+        (json_schema(json!({"type": "what"})), ""),
+        (json_schema(json!({"$ref": "#/nowhere"})), ""),
+        (json_schema(json!({"$ref": "https://example.com/schema"})), ""),
+        (json_schema(json!({"type": "array", "uniqueItems": true})), ""),
+        (json_schema(json!({"type": "integer", "minimum": 5, "maximum": 1})), ""),
+        (json_schema(json!({"type": "string", "pattern": "(a"})), ""),
+        (json_schema(json!(false)), ""),
         (ResponseFormat::Regex("(".into()), ""),
         (ResponseFormat::Regex("x".repeat(70_000)), "bytes"),
         (ResponseFormat::Regex(r"(a)\1".into()), ""),

@@ -5,6 +5,8 @@ use std::fmt::Write;
 use levain_chat::{ProviderError, Tool};
 use serde_json::{Value, json};
 
+use crate::guide::{Piece, SchemaText, Text};
+
 use super::{
     CALL_BEGIN, CALL_END, CALLS_BEGIN, CALLS_END, MISTRAL_CALLS, TOOL_CALL, TOOL_CALL_END, TOOL_SEP,
     ToolSyntax,
@@ -14,10 +16,12 @@ use super::{
 const TOOL_NAME_BYTES_MAX: usize = 64;
 
 /// Calls as a grammar.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct CallGrammar {
     /// Lark rules; the rule `calls` is the whole of it.
     pub(crate) rules: String,
+    /// The schemas of the functions' arguments, which stand in the rules by name.
+    pub(crate) schemas: Vec<Piece>,
 }
 
 /// Where the grammar begins.
@@ -52,6 +56,7 @@ pub(crate) fn call_grammar(
     from: From,
 ) -> Result<CallGrammar, ProviderError> {
     let mut rules = String::new();
+    let mut schemas: Vec<Piece> = Vec::new();
     let several = parallel && syntax.parallel() && from == From::Mark;
     let call = match (syntax, from) {
         (ToolSyntax::Hermes, From::Mark) => {
@@ -107,12 +112,21 @@ pub(crate) fn call_grammar(
             (ToolSyntax::DeepSeek, _) => (format!("function{TOOL_SEP}{name}\n```json\n"), "\n```"),
             (ToolSyntax::DeepSeekV31, _) => (format!("{name}{TOOL_SEP}"), ""),
         };
-        let schema = if exact(tool) { arguments_schema(tool)? } else { json!({"type": "object"}) };
+        let (schema, name) = if exact(tool) {
+            (arguments_schema(tool)?, format!("schema_{at}"))
+        } else {
+            (json!({"type": "object"}), "any_object".to_owned())
+        };
         let after = if after.is_empty() { String::new() } else { quoted(after) };
-        let _ = writeln!(rules, "call_{at}: {} args_{at} {after}", quoted(&before));
-        let _ = writeln!(rules, "args_{at}: %json {}", compact(schema));
+        let _ = writeln!(rules, "call_{at}: {} @{name} {after}", quoted(&before));
+        if !schemas.iter().any(|piece| piece.name == name) {
+            let tool_name = exact(tool).then(|| tool.name.clone());
+            let lenient = tool.strict == Some(false);
+            let text = SchemaText { schema, lenient, compact: true, tool: tool_name };
+            schemas.push(Piece { name, text: Text::Schema(text) });
+        }
     }
-    Ok(CallGrammar { rules })
+    Ok(CallGrammar { rules, schemas })
 }
 
 /// Refuses names that would need escapes; every vendor's rule is at least as narrow.
@@ -154,17 +168,6 @@ fn arguments_schema(tool: &Tool) -> Result<Value, ProviderError> {
         object.entry("additionalProperties").or_insert(Value::Bool(false));
     }
     Ok(schema)
-}
-
-/// Arguments in the spacing in which templates write them (Python's `json.dumps`).
-fn compact(mut schema: Value) -> Value {
-    if let Some(object) = schema.as_object_mut() {
-        object.insert(
-            "x-guidance".into(),
-            json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "}),
-        );
-    }
-    schema
 }
 
 /// A Lark string literal.

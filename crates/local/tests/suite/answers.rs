@@ -92,7 +92,7 @@ async fn an_answer_follows_its_schema_at_any_temperature() {
     let mut complete = 0;
     for seed in 0..50 {
         let mut request = ask("Describe it.");
-        request.response_format = ResponseFormat::JsonSchema(schema.clone());
+        request.response_format = ResponseFormat::JsonSchema { schema: schema.clone(), strict: None };
         request.sampling = hot(seed);
         request.max_tokens = Some(300);
         let (answer, _) = one(&provider, request).await;

@@ -62,7 +62,7 @@ pub(crate) fn weather() -> Tool {
             "properties": {"city": {"type": "string", "maxLength": 12}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
             "required": ["city"],
         }),
-        strict: false,
+        strict: None,
     }
 }
 
@@ -107,6 +107,7 @@ pub(crate) async fn collect(
                 assert_eq!(call as usize + 1, calls.len());
                 calls[call as usize].1.push_str(&fragment);
             }
+            ChatEvent::Unenforced(_) => {}
             ChatEvent::Logprobs { index, tokens } => answers[index as usize].logprobs.extend(tokens),
             ChatEvent::Finish { index, reason } => {
                 assert_eq!(answers[index as usize].finish.replace(reason), None);

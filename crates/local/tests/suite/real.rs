@@ -43,7 +43,7 @@ async fn its_json_follows_the_schema_even_when_hot() {
         let mut request = ask("Describe Paris as JSON with city, population and tags.");
         request.sampling = hot(seed);
         request.max_tokens = Some(120);
-        request.response_format = ResponseFormat::JsonSchema(schema.clone());
+        request.response_format = ResponseFormat::JsonSchema { schema: schema.clone(), strict: None };
         one(&provider, request)
     });
     let mut complete = 0;

@@ -43,7 +43,12 @@ async fn what_is_out_of_range_names_its_field() {
         ("tools", with(&|r| r.tools = vec![weather(); 200])),
         ("reasoning_effort", with(&|r| r.reasoning_effort = Some(ReasoningEffort::High))),
         ("response_format", with(&|r| r.response_format = ResponseFormat::Regex("(".into()))),
-        ("response_format", with(&|r| r.response_format = ResponseFormat::JsonSchema(json!({"type": 3})))),
+        (
+            "response_format",
+            with(&|r| {
+                r.response_format = ResponseFormat::JsonSchema { schema: json!({"type": 3}), strict: None }
+            }),
+        ),
         (
             "chat_template_kwargs",
             with(&|r| {

@@ -27,7 +27,7 @@ fn requests() -> Vec<ChatRequest> {
     for text in ["Hello", "Tell me about the theory of that and the other"] {
         let plain = ChatRequest { max_tokens: Some(90), ..ask(text) };
         requests.push(ChatRequest {
-            response_format: ResponseFormat::JsonSchema(schema.clone()),
+            response_format: ResponseFormat::JsonSchema { schema: schema.clone(), strict: None },
             ..plain.clone()
         });
         requests.push(ChatRequest { reasoning_budget: Some(11), n: 2, ..plain.clone() });

@@ -222,10 +222,10 @@ async fn a_format_begins_with_what_was_said() {
         "additionalProperties": false,
     });
     for (format, begun) in [
-        (ResponseFormat::JsonSchema(schema.clone()), "{\"size\": \"la"),
-        (ResponseFormat::JsonSchema(schema.clone()), "{"),
-        (ResponseFormat::JsonSchema(schema.clone()), "{\n  \"size\""),
-        (ResponseFormat::JsonSchema(schema.clone()), "{\"size\": \"small\"}"),
+        (ResponseFormat::JsonSchema { schema: schema.clone(), strict: None }, "{\"size\": \"la"),
+        (ResponseFormat::JsonSchema { schema: schema.clone(), strict: None }, "{"),
+        (ResponseFormat::JsonSchema { schema: schema.clone(), strict: None }, "{\n  \"size\""),
+        (ResponseFormat::JsonSchema { schema: schema.clone(), strict: None }, "{\"size\": \"small\"}"),
         (ResponseFormat::Regex("é{3}[0-9]{2}".into()), "éé"),
     ] {
         let mut request = after(said(begun));
@@ -236,7 +236,7 @@ async fn a_format_begins_with_what_was_said() {
         for answer in answers {
             assert_eq!(answer.finish, Some(FinishReason::Stop), "{begun:?} {answer:?}");
             let whole = format!("{begun}{}", answer.text);
-            if let ResponseFormat::JsonSchema(_) = format {
+            if let ResponseFormat::JsonSchema { .. } = format {
                 let value: serde_json::Value = serde_json::from_str(&whole).unwrap();
                 assert!(value["size"] == "large" || (value["size"] == "small" && !begun.contains("la")));
             } else {
@@ -246,7 +246,7 @@ async fn a_format_begins_with_what_was_said() {
     }
     for begun in ["Sure: {", "{\"size\": \"m", "{\"size\": \"small\"} and", "[", "{\"weight\""] {
         let mut request = after(said(begun));
-        request.response_format = ResponseFormat::JsonSchema(schema.clone());
+        request.response_format = ResponseFormat::JsonSchema { schema: schema.clone(), strict: None };
         let error = provider.chat(request).await.err().unwrap();
         assert_eq!(error.param(), Some("messages"));
         assert!(error.to_string().contains("can't be continued"), "{error}");

@@ -67,7 +67,7 @@ fn one(request: &ChatRequest, index: u32, events: &mut Vec<ChatEvent>, usage: &m
     };
     let text = match &request.response_format {
         ResponseFormat::JsonObject => json!({ "answer": said }).to_string(),
-        ResponseFormat::JsonSchema(schema) => instance(schema, schema, 0).to_string(),
+        ResponseFormat::JsonSchema { schema, .. } => instance(schema, schema, 0).to_string(),
         _ if said.starts_with("Count") => (1..=TOKENS).map(|i| format!("{i} ")).collect(),
         _ => format!("You said: {said}"),
     };

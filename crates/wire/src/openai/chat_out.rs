@@ -55,6 +55,7 @@ impl LogprobsBody {
 pub struct ChatCollector {
     choices: Vec<Gathered>,
     logprobs: bool,
+    unenforced: Vec<String>,
     usage: Usage,
 }
 
@@ -81,6 +82,7 @@ impl ChatCollector {
         Self {
             choices: (0..n.max(1)).map(|_| Gathered::default()).collect(),
             logprobs,
+            unenforced: Vec::new(),
             usage: Usage::default(),
         }
     }
@@ -119,6 +121,7 @@ impl ChatCollector {
                     choice.finish = Some(reason);
                 }
             }
+            ChatEvent::Unenforced(what) => self.unenforced = what,
             ChatEvent::Usage(usage) => self.usage = usage,
         }
     }
@@ -139,6 +142,8 @@ impl ChatCollector {
             choices: Vec<Choice<'a>>,
             usage: UsageBody,
             timings: Timings,
+            #[serde(skip_serializing_if = "<[String]>::is_empty")]
+            unenforced: &'a [String],
         }
         #[derive(Serialize)]
         struct Choice<'a> {
@@ -188,6 +193,7 @@ impl ChatCollector {
             choices: choices.collect(),
             usage: (&self.usage).into(),
             timings: (&self.usage).into(),
+            unenforced: &self.unenforced,
         })
     }
 }
@@ -222,6 +228,8 @@ struct Chunk<'a> {
     usage: Option<Option<UsageBody>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     timings: Option<Timings>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    unenforced: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -251,6 +259,7 @@ pub struct ChatChunks {
     include_usage: bool,
     logprobs: bool,
     choices: Vec<Streamed>,
+    unenforced: Vec<String>,
     usage: Usage,
 }
 
@@ -267,7 +276,7 @@ impl ChatChunks {
     #[must_use]
     pub fn new(head: Head, n: u32, logprobs: bool, include_usage: bool) -> Self {
         let choices = (0..n.max(1)).map(|_| Streamed::default()).collect();
-        Self { head, include_usage, logprobs, choices, usage: Usage::default() }
+        Self { head, include_usage, logprobs, choices, unenforced: Vec::new(), usage: Usage::default() }
     }
 
     /// Appends the server-sent events for one event, none or several.
@@ -279,6 +288,10 @@ impl ChatChunks {
             | ChatEvent::ToolCallArguments { index, .. }
             | ChatEvent::Logprobs { index, .. }
             | ChatEvent::Finish { index, .. } => *index,
+            ChatEvent::Unenforced(what) => {
+                self.unenforced.clone_from(what);
+                return;
+            }
             ChatEvent::Usage(usage) => {
                 self.usage = *usage;
                 return;
@@ -331,7 +344,7 @@ impl ChatChunks {
                     choice.finished = true;
                 }
             }
-            ChatEvent::Usage(_) => {}
+            ChatEvent::Unenforced(_) | ChatEvent::Usage(_) => {}
         }
     }
 
@@ -378,7 +391,10 @@ impl ChatChunks {
         finish_reason: Option<FinishReason>,
         out: &mut Vec<u8>,
     ) {
-        frame::event(&self.frame(&[ChunkChoice { index, delta, logprobs, finish_reason }]), out);
+        let choices = [ChunkChoice { index, delta, logprobs, finish_reason }];
+        // Beside the reason why the answer ended.
+        let unenforced = finish_reason.map_or(&[][..], |_| &self.unenforced);
+        frame::event(&Chunk { unenforced, ..self.frame(&choices) }, out);
     }
 
     fn frame<'a>(&'a self, choices: &'a [ChunkChoice<'a>]) -> Chunk<'a> {
@@ -390,6 +406,7 @@ impl ChatChunks {
             choices,
             usage: self.include_usage.then_some(None),
             timings: None,
+            unenforced: &[],
         }
     }
 }

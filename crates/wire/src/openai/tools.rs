@@ -48,7 +48,7 @@ fn tool(mut reader: Reader) -> Result<Tool, ApiError> {
         None => json!({ "type": "object", "properties": {} }),
         Some(schema) => checked_schema(schema, &path)?,
     };
-    let strict = function.flag("strict")?.unwrap_or(false);
+    let strict = function.flag("strict")?;
     function.finish(&[FUNCTION])?;
     reader.finish(&[TOOL])?;
     Ok(Tool { name, description, parameters, strict })
@@ -98,14 +98,14 @@ pub(super) fn response_format(value: Option<Value>) -> Result<ResponseFormat, Ap
         "json_object" => ResponseFormat::JsonObject,
         "json_schema" => {
             let mut inner = Reader::object(reader.required("json_schema")?, reader.path("json_schema"))?;
-            // The name and the description are labels: the schema alone rules the answer, always strictly.
+            // The name and the description are labels: the schema alone rules the answer.
             name(&mut inner)?;
             inner.text("description")?;
-            inner.flag("strict")?;
+            let strict = inner.flag("strict")?;
             let path = inner.path("schema");
             let schema = checked_schema(inner.required("schema")?, &path)?;
             inner.finish_all(&["name", "description", "strict", "schema"])?;
-            ResponseFormat::JsonSchema(schema)
+            ResponseFormat::JsonSchema { schema, strict }
         }
         "regex" => ResponseFormat::Regex(pattern(&mut reader, "regex")?),
         "grammar" => ResponseFormat::Grammar(pattern(&mut reader, "grammar")?),

@@ -289,3 +289,23 @@ fn provider_errors_have_a_status_by_class() {
         assert!(api.message.ends_with(said), "{}", api.message);
     }
 }
+
+#[test]
+fn what_is_not_enforced_is_told_once() {
+    let what = vec!["`not` at /properties/x: can't be enforced here".to_owned()];
+    let mut events = conversation();
+    let at = events.iter().position(|event| matches!(event, ChatEvent::Finish { .. })).unwrap();
+    events.insert(at, ChatEvent::Unenforced(what.clone()));
+    let whole: Value = serde_json::from_str(&collected(events.clone())).unwrap();
+    assert_eq!(whole["unenforced"], json!(what));
+    let text = stream(&events, 1, false, true);
+    let chunks: Vec<Value> = text
+        .split("\n\n")
+        .filter_map(|event| serde_json::from_str(event.strip_prefix("data: ")?).ok())
+        .filter(|chunk: &Value| chunk.get("unenforced").is_some())
+        .collect();
+    assert_eq!(chunks.len(), 1);
+    assert_eq!(chunks[0]["unenforced"], json!(what));
+    assert!(!chunks[0]["choices"][0]["finish_reason"].is_null());
+    assert!(!collected(conversation()).contains("unenforced"));
+}

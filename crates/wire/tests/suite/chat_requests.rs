@@ -24,7 +24,9 @@ fn every_field_arrives() {
             "name": "f", "description": "d", "parameters": { "type": "object" }, "strict": true,
         } }],
         "tool_choice": "required", "parallel_tool_calls": false,
-        "response_format": { "type": "json_schema", "json_schema": { "name": "n", "schema": { "type": "object" } } },
+        "response_format": { "type": "json_schema", "json_schema": {
+            "name": "n", "strict": false, "schema": { "type": "object" },
+        } },
         "max_completion_tokens": 5, "n": 3, "stop": ["a", "b"],
         "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.1, "repetition_penalty": 1.1,
         "frequency_penalty": -1, "presence_penalty": 1, "logit_bias": { "5": -100, "7": 0.5 }, "seed": -1,
@@ -36,10 +38,13 @@ fn every_field_arrives() {
     let request = call.request;
     assert_eq!(request.tools[0].name, "f");
     assert_eq!(request.tools[0].description.as_deref(), Some("d"));
-    assert!(request.tools[0].strict);
+    assert_eq!(request.tools[0].strict, Some(true));
     assert_eq!(request.tool_choice, ToolChoice::Required);
     assert_eq!(request.parallel_tool_calls, Some(false));
-    assert_eq!(request.response_format, ResponseFormat::JsonSchema(json!({ "type": "object" })));
+    assert_eq!(
+        request.response_format,
+        ResponseFormat::JsonSchema { schema: json!({ "type": "object" }), strict: Some(false) }
+    );
     assert_eq!((request.max_tokens, request.n), (Some(5), 3));
     assert_eq!(request.stop, ["a", "b"]);
     let sampling = request.sampling;
