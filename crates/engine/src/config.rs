@@ -1,5 +1,6 @@
 //! How an engine is set up.
 
+use levain_kernels::PrefetchPolicy;
 use levain_weights::ModelConfig;
 
 use crate::disk::DiskCacheConfig;
@@ -80,6 +81,8 @@ pub struct EngineConfig {
     pub draft_tokens: Option<usize>,
     /// Which rows of prompts latent attention computes in its expanded form.
     pub expanded_prompts: ExpandedPrompts,
+    /// How weights are asked for ahead of their use. Answers do not depend on it.
+    pub prefetch: PrefetchPolicy,
     /// Whether sequences reuse what was computed for others with the same beginning and tenant.
     pub prefix_cache: bool,
     /// Where blocks that were let go are kept on the disk, also for the next run; `None` keeps none. Needs
@@ -105,6 +108,7 @@ impl Default for EngineConfig {
             speculation: Speculation::Off,
             draft_tokens: None,
             expanded_prompts: ExpandedPrompts::Auto,
+            prefetch: PrefetchPolicy::Learn,
             prefix_cache: true,
             disk_cache: None,
         }

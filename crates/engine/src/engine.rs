@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use levain_kernels::{KvCache, Pool};
+use levain_kernels::{KvCache, Pool, PrefetchChoice};
 use levain_weights::{Checkpoint, ModelConfig};
 
 use crate::arch::{LoadOptions, Model};
@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) bell: Condvar,
     pub(crate) stats: Mutex<EngineStats>,
     pub(crate) packing: Packing,
+    /// What was learnt about how to ask for weights.
+    pub(crate) prefetch: Mutex<Vec<PrefetchChoice>>,
 }
 
 /// What the engine's thread has not looked at yet.
@@ -113,6 +115,7 @@ impl Engine {
             expert_cache_bytes: plan.expert_cache_bytes,
             mtp: plan::loads_mtp(&model_config, &config),
             expanded_from: config.expanded_from(&model_config),
+            prefetch: config.prefetch,
         };
         let model = Model::load(checkpoint, &model_config, Arc::clone(&pool), &options)?;
         // Only now is it certain that the description is that of the weights.
@@ -189,6 +192,12 @@ impl Engine {
         let mut stats = *lock(&self.inner.shared.stats);
         stats.waiting += lock(&self.inner.shared.inbox).submissions.len();
         stats
+    }
+
+    /// What was learnt so far about how to ask for the weights of each format, see [`EngineConfig::prefetch`]. Formats
+    /// of which the model has no large matrix, or too few steps were taken, are missing.
+    pub fn prefetch_choices(&self) -> Vec<PrefetchChoice> {
+        lock(&self.inner.shared.prefetch).clone()
     }
 
     /// The model's description.

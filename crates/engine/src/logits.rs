@@ -56,6 +56,7 @@ pub fn logits(
         expert_cache_bytes: plan.expert_cache_bytes,
         mtp: plan::loads_mtp(&model_config, &config),
         expanded_from,
+        prefetch: config.prefetch,
     };
     let pool = Arc::new(Pool::new(config.resolved_threads()));
     let mut model = Model::load(checkpoint, &model_config, pool, &options)?;

@@ -7,8 +7,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use levain_kernels::{
-    AttentionWorkspace, ExpertStack, KeyValueRows, KvCache, Matrix, Pool, Product, RopeTable, Routing,
-    SeqRows, Workspace, attention, attention_over_rows, gated_mlp, matmul, moe_mlp, vector,
+    AttentionWorkspace, ExpertStack, KeyValueRows, KvCache, Matrix, Pool, PrefetchChoice, PrefetchPolicy,
+    Product, RopeTable, Routing, SeqRows, Workspace, attention, attention_over_rows, gated_mlp, matmul,
+    moe_mlp, vector,
 };
 
 use crate::engine::lock;
@@ -129,6 +130,8 @@ pub(crate) struct Ops {
     own: Vec<Mutex<OwnScratch>>,
     /// Why the step under way is void.
     failure: Option<EngineError>,
+    /// Something was learnt about how to ask for weights, and nobody was told.
+    prefetch_news: bool,
     /// Results of such products, one for each head.
     heads: Vec<Mutex<Vec<f32>>>,
 }
@@ -158,20 +161,51 @@ impl ExpertStacks {
 
 impl Ops {
     /// Scratch for calls of up to `rows_max` rows of up to `cols_max` values.
-    pub(crate) fn new(pool: Arc<Pool>, rows_max: usize, cols_max: usize) -> Self {
-        let own = || Mutex::new(OwnScratch { matmul: Workspace::new(1, 1), x: Vec::new() });
+    pub(crate) fn new(pool: Arc<Pool>, rows_max: usize, cols_max: usize, prefetch: PrefetchPolicy) -> Self {
+        // What is learnt comes from the products that all threads share.
+        let own_prefetch = match prefetch {
+            PrefetchPolicy::Learn | PrefetchPolicy::LearnFrom(_) => PrefetchPolicy::First,
+            prefetch => prefetch,
+        };
+        let own = || {
+            let matmul = Workspace::new(1, 1).with_prefetch(own_prefetch);
+            Mutex::new(OwnScratch { matmul, x: Vec::new() })
+        };
         Self {
             own: (0..pool.threads()).map(|_| own()).collect(),
             heads: Vec::new(),
             failure: None,
+            prefetch_news: false,
             pool,
-            matmul: Workspace::new(rows_max, cols_max),
+            matmul: Workspace::new(rows_max, cols_max).with_prefetch(prefetch),
             attention: AttentionWorkspace::new(),
         }
     }
 
     pub(crate) fn pool(&self) -> &Arc<Pool> {
         &self.pool
+    }
+
+    /// Tells that a step begins.
+    pub(crate) fn begin_step(&mut self) {
+        if !self.matmul.begin_step() {
+            return;
+        }
+        for own in &self.own {
+            lock(own).matmul.follow_prefetch(&self.matmul);
+        }
+        self.prefetch_news = true;
+        for choice in self.matmul.prefetch_choices() {
+            let PrefetchChoice { dtype, prefetch, first, gb_per_s, first_gb_per_s } = choice;
+            tracing::info!(
+                "prefetch for {dtype}: {prefetch}, {gb_per_s:.1} GB/s; began with {first}, {first_gb_per_s:.1} GB/s"
+            );
+        }
+    }
+
+    /// What was learnt about how to ask for weights, if that is more than the last time.
+    pub(crate) fn take_prefetch_news(&mut self) -> Option<Vec<PrefetchChoice>> {
+        std::mem::take(&mut self.prefetch_news).then(|| self.matmul.prefetch_choices().collect())
     }
 
     /// Notes that the step under way is void. It goes on with wrong numbers to its end, where the first failure

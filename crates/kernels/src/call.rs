@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use crate::activations::{Activations, Grouping};
-use crate::kernels::{AHEAD, Kernels, PANELS_MAX, Panels, TILE_MAX, stretch_of};
+use crate::kernels::{Kernels, PANELS_MAX, Panels, TILE_MAX, stretch_of};
 use crate::lanes::{LANES, prefetch_to_read, prefetch_to_second_cache, prefetch_to_write};
 use crate::panel::{group_columns, panels};
+use crate::prefetch::Prefetch;
 use crate::workspace::{Inputs, Scratch, TILE_SUMS, TILES_MAX};
 use crate::{DType, Isa, Matrix, Pool, silu};
 
@@ -13,6 +14,8 @@ use crate::{DType, Isa, Matrix, Pool, silu};
 const TASKS_PER_THREAD: usize = 12;
 /// Products that share one fork and join.
 pub(crate) const TARGETS_MAX: usize = 8;
+/// Units of work that a thread gets, at least, before several panels make up one.
+const UNITS_PER_THREAD: usize = 4;
 /// Fewer values than this are quantised by the calling thread alone.
 const QUANTIZE_ALONE: usize = 1 << 15;
 
@@ -73,6 +76,8 @@ pub(crate) struct Target<'a> {
     pub(crate) bias: Option<&'a [f32]>,
     pub(crate) y: *mut f32,
     pub(crate) add: bool,
+    /// How the weights are asked for.
+    pub(crate) prefetch: Prefetch,
 }
 
 // SAFETY: threads write different rows of `y`; see `Call::part`.
@@ -135,18 +140,25 @@ pub(crate) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    pub(crate) fn new(kernels: &'a Kernels, inputs: &'a Inputs, n: usize) -> Self {
-        Self { kernels, inputs, n, unit: Self::unit_panels(kernels, n) }
+    /// A call in which `turns` panels make up a unit where weights are unpacked in registers.
+    pub(crate) fn new(kernels: &'a Kernels, inputs: &'a Inputs, n: usize, turns: usize) -> Self {
+        Self { kernels, inputs, n, unit: Self::unit_panels(kernels, n, turns) }
+    }
+
+    /// Panels that take turns: as many as `prefetch` says, or fewer where threads would go without, given the panels of
+    /// all that is computed together.
+    pub(crate) fn turns(pool: &Pool, prefetch: Prefetch, panels: usize) -> usize {
+        (panels / (pool.threads() * UNITS_PER_THREAD)).clamp(1, prefetch.panels())
     }
 
     /// Panels that are computed together at the least.
-    fn unit_panels(kernels: &Kernels, n: usize) -> usize {
-        if n <= kernels.direct_max { 1 } else { 2 }
+    fn unit_panels(kernels: &Kernels, n: usize, turns: usize) -> usize {
+        if n <= kernels.direct_max { turns } else { 2 }
     }
 
     /// Units that cover `rows` rows of weights in a call with `n` columns.
-    pub(crate) fn units_of(kernels: &Kernels, n: usize, rows: usize) -> usize {
-        panels(rows).div_ceil(Self::unit_panels(kernels, n))
+    pub(crate) fn units_of(kernels: &Kernels, n: usize, turns: usize, rows: usize) -> usize {
+        panels(rows).div_ceil(Self::unit_panels(kernels, n, turns))
     }
 
     /// Units that cover `rows` rows of weights.
@@ -185,11 +197,17 @@ impl<'a> Call<'a> {
     pub(crate) unsafe fn part(&self, target: &Target<'_>, units: Range<usize>, scratch: &mut Scratch) {
         let panels = self.panels(target, &units);
         let unpacked = self.n > self.kernels.direct_max;
-        let step = if unpacked { 2 } else { PANELS_MAX };
-        if !unpacked && !panels.is_empty() {
+        let turns = target.prefetch.panels();
+        let step = match (unpacked, turns) {
+            (true, _) => 2,
+            // One after the other, with as few calls as may be.
+            (false, 1) => PANELS_MAX,
+            (false, turns) => turns,
+        };
+        if !unpacked {
             // What lies further on is asked for on the way there.
-            if let Some(first) = target.w.packed_panel(panels.start) {
-                for at in (0..AHEAD).step_by(64) {
+            for first in panels.clone().take(turns).filter_map(|panel| target.w.packed_panel(panel)) {
+                for at in (0..target.prefetch.distance()).step_by(64) {
                     prefetch_to_read(first.wrapping_add(at));
                 }
             }
@@ -206,14 +224,19 @@ impl<'a> Call<'a> {
     /// As for [`Call::part`].
     unsafe fn step(&self, target: &Target<'_>, range: Range<usize>, scratch: &mut Scratch) {
         let dtype = target.w.dtype();
-        let panels = target.w.panels(range.clone(), &mut scratch.rooms[0]);
+        let ahead = target.prefetch.distance();
+        let panels = target.w.panels(range.clone(), ahead, &mut scratch.rooms[0]);
         let sums = &mut *scratch.sums;
         let activations = self.activations(dtype);
         if self.n <= self.kernels.direct_max {
             // SAFETY: the kernels are those of this processor; the activations were made for this call, in one
             // tile of `n` columns.
             unsafe {
-                (self.kernels.direct)(dtype, self.n)(panels, activations.tile(0, 0), sums);
+                (self.kernels.direct)(dtype, self.n, target.prefetch.way())(
+                    panels,
+                    activations.tile(0, 0),
+                    sums,
+                );
                 target.store(sums.as_flattened(), PANELS_MAX, &range, 0, self.n);
             }
             return;
@@ -222,7 +245,7 @@ impl<'a> Call<'a> {
         for tiles in self.tiles(activations) {
             // SAFETY: as above; what is stored are the sums of the tile's columns and the panels' rows.
             unsafe {
-                self.stretches(dtype, panels, tiles, scratch, 0, Some((target, &range)), next, &mut |tile| {
+                self.stretches((target, panels), tiles, scratch, 0, Some(&range), next, &mut |tile| {
                     self.store(target, tile, &range);
                 });
             }
@@ -240,27 +263,26 @@ impl<'a> Call<'a> {
         &self.inputs.0[Grouping::of(dtype) as usize]
     }
 
-    /// Computes the sums of two panels' rows for some tiles of columns, stretch by stretch of the weights, and calls
-    /// `done` with each tile's.
+    /// Computes the sums of two of a target's panels' rows for some tiles of columns, stretch by stretch of the weights,
+    /// and calls `done` with each tile's. Where these panels' numbers are given, their sums are going to be stored.
     ///
     /// # Safety
-    /// The panels are of a matrix of this format, with as many columns as the activations of this call, of which there
-    /// are no more than [`TILES_MAX`] of these tiles. `slot` is 0 or 1.
+    /// The panels are the target's, with as many columns as the activations of this call, of which there are no more
+    /// than [`TILES_MAX`] of these tiles. `slot` is 0 or 1.
     unsafe fn stretches(
         &self,
-        dtype: DType,
-        panels: Panels,
+        (target, panels): (&Target<'_>, Panels),
         tiles: Range<usize>,
         scratch: &mut Scratch,
         slot: usize,
-        target: Option<(&Target<'_>, &Range<usize>)>,
+        stored: Option<&Range<usize>>,
         next: [*const u8; PANELS_MAX],
         done: &mut dyn FnMut(TileSums),
     ) {
-        let cols = panels.cols;
+        let (cols, dtype) = (panels.cols, target.w.dtype());
         let activations = self.activations(dtype);
         let tiling = activations.tiling();
-        let unpack = (self.kernels.unpack)(dtype);
+        let unpack = (self.kernels.unpack)(dtype, target.prefetch.way());
         let unpacked = scratch.unpacked();
         let widest = tiling.width(0);
         let wide = (self.kernels.product32)(dtype, widest);
@@ -286,7 +308,7 @@ impl<'a> Call<'a> {
                     prefetch_to_second_cache(packed[1].wrapping_add(at));
                 }
                 ahead += each;
-                if last && let Some((target, range)) = target {
+                if last && let Some(range) = stored {
                     target.prefetch(range, column, width);
                 }
                 let a = activations.tile(tile, k);
@@ -342,8 +364,9 @@ impl<'a> Call<'a> {
         let panels = self.panels(gate, &units);
         for first in panels.clone().step_by(2) {
             let range = first..panels.end.min(first + 2);
-            let gates = gate.w.panels(range.clone(), &mut scratch.rooms[0]);
-            let ups = up.w.panels(range.clone(), &mut scratch.rooms[1]);
+            let ahead = gate.prefetch.distance();
+            let gates = gate.w.panels(range.clone(), ahead, &mut scratch.rooms[0]);
+            let ups = up.w.panels(range.clone(), ahead, &mut scratch.rooms[1]);
             let then = ups.start.map(|start| start.wrapping_add(2 * ups.layout.stride));
             // All ways of grouping have the same tiles.
             for tiles in self.tiles(self.activations(gate.w.dtype())) {
@@ -351,30 +374,12 @@ impl<'a> Call<'a> {
                 // SAFETY: the caller's contract; a tile's sums of the up projection lie in the second slot, at the
                 // same place.
                 unsafe {
-                    self.stretches(
-                        up.w.dtype(),
-                        ups,
-                        tiles.clone(),
-                        scratch,
-                        1,
-                        None,
-                        gates.start,
-                        &mut |_| {},
-                    );
-                    self.stretches(
-                        gate.w.dtype(),
-                        gates,
-                        tiles,
-                        scratch,
-                        0,
-                        Some((gate, &range)),
-                        then,
-                        &mut |tile| {
-                            let up = TileSums { totals: totals.add(tile.index * TILE_SUMS), ..tile };
-                            silu::silu_mul(isa, tile.sums_mut(), up.sums());
-                            self.store(gate, tile, &range);
-                        },
-                    );
+                    self.stretches((up, ups), tiles.clone(), scratch, 1, None, gates.start, &mut |_| {});
+                    self.stretches((gate, gates), tiles, scratch, 0, Some(&range), then, &mut |tile| {
+                        let up = TileSums { totals: totals.add(tile.index * TILE_SUMS), ..tile };
+                        silu::silu_mul(isa, tile.sums_mut(), up.sums());
+                        self.store(gate, tile, &range);
+                    });
                 }
             }
         }

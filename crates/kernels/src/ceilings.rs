@@ -38,7 +38,7 @@ pub struct Ceilings {
     pub int8_gop_per_s: f64,
     /// f32 fused multiply-adds, 10⁹ operations a second; one is two.
     pub f32_gflop_per_s: f64,
-    /// Dot products of BF16, 10⁹ operations a second; where there is no instruction for them, as `f32_gflop_per_s`.
+    /// Dot products of BF16, 10⁹ operations a second; where no instruction for them is taken, as `f32_gflop_per_s`.
     pub bf16_gflop_per_s: f64,
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use crate::KernelError;
+use crate::processor::{Processor, processor};
 
 /// Environment variable that forces a set of kernels: `scalar`, `neon`, `avx2`, `avxvnni` or `avx512`.
 pub const KERNELS_VARIABLE: &str = "LEVAIN_KERNELS";
@@ -161,6 +162,44 @@ pub fn check_isa() -> Result<Isa, KernelError> {
     }
 }
 
+/// Environment variable that says whether BF16 is multiplied by the instruction for it: `on` or `off`.
+pub const BF16_VARIABLE: &str = "LEVAIN_BF16_DOT";
+
+/// Whether kernels for AVX-512 multiply BF16 by the instruction for it (`vdpbf16ps`) and not by two fused multiply-adds of
+/// f32, which give the same bits: where it is faster, or where `LEVAIN_BF16_DOT` says so and the processor has it.
+pub fn bf16_dot() -> bool {
+    static CHOSEN: OnceLock<bool> = OnceLock::new();
+    *CHOSEN.get_or_init(|| check_bf16().unwrap_or_else(|_| bf16_dot_wins(processor(), cpu_features())))
+}
+
+/// Reads `LEVAIN_BF16_DOT`; programs call it at start to refuse a value that can't be followed.
+///
+/// # Errors
+/// [`KernelError::UnknownSwitch`] or [`KernelError::NoBf16Dot`].
+pub fn check_bf16() -> Result<bool, KernelError> {
+    match std::env::var(BF16_VARIABLE) {
+        Ok(value) if !value.is_empty() => choose_bf16(&value, cpu_features()),
+        Err(std::env::VarError::NotUnicode(value)) => {
+            Err(KernelError::UnknownSwitch { value: value.to_string_lossy().into_owned() })
+        }
+        _ => Ok(bf16_dot_wins(processor(), cpu_features())),
+    }
+}
+
+fn choose_bf16(value: &str, features: &CpuFeatures) -> Result<bool, KernelError> {
+    match value.to_ascii_lowercase().as_str() {
+        "on" if features.avx512_bf16 => Ok(true),
+        "on" => Err(KernelError::NoBf16Dot),
+        "off" => Ok(false),
+        _ => Err(KernelError::UnknownSwitch { value: value.to_owned() }),
+    }
+}
+
+/// Intel's Sapphire Rapids takes twice as long for it as for two multiply-adds; AMD's Zen 4 and Zen 5 half as long.
+fn bf16_dot_wins(processor: &Processor, features: &CpuFeatures) -> bool {
+    features.avx512_bf16 && processor.is_zen_4_or_5()
+}
+
 fn choose(value: &str, features: &CpuFeatures) -> Result<Isa, KernelError> {
     let named = Isa::ALL.into_iter().find(|isa| isa.name().eq_ignore_ascii_case(value));
     let isa = named.ok_or_else(|| KernelError::UnknownIsa { value: value.to_owned() })?;
@@ -188,6 +227,28 @@ mod tests {
         let error = choose("Neon", &CpuFeatures { neon: true, ..none });
         let Err(KernelError::IsaMissing { missing, best, .. }) = error else { panic!("{error:?}") };
         assert_eq!((missing.as_str(), best), ("NEON dot products", "scalar"));
+    }
+
+    #[test]
+    fn the_instruction_for_bf16_is_taken_where_it_wins() {
+        use crate::processor::Vendor;
+        use crate::processor::tests::of;
+        let has = CpuFeatures { avx512_bf16: true, ..CpuFeatures::default() };
+        for (vendor, family, model, wins) in [
+            (Vendor::Amd, 25, 0x11, true),
+            (Vendor::Amd, 26, 0x02, true),
+            (Vendor::Intel, 6, 143, false),
+            (Vendor::Intel, 6, 207, false),
+            (Vendor::Other, 0, 0, false),
+        ] {
+            assert_eq!(bf16_dot_wins(&of(vendor, family, model), &has), wins, "{vendor:?} {family}");
+            assert!(!bf16_dot_wins(&of(vendor, family, model), &CpuFeatures::default()));
+        }
+        assert_eq!(choose_bf16("ON", &has), Ok(true));
+        assert_eq!(choose_bf16("off", &has), Ok(false));
+        assert_eq!(choose_bf16("on", &CpuFeatures::default()), Err(KernelError::NoBf16Dot));
+        let error = choose_bf16("yes", &has).unwrap_err();
+        assert!(error.to_string().contains("on or off"), "{error}");
     }
 
     #[test]

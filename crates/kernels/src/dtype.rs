@@ -217,7 +217,8 @@ impl DType {
     }
 
     /// Whether values are looked up in a codebook, four or eight at a time.
-    pub(crate) fn has_codebook(self) -> bool {
+    #[must_use]
+    pub fn has_codebook(self) -> bool {
         matches!(
             self,
             Self::IQ1_S

@@ -98,6 +98,24 @@ pub enum KernelError {
         /// The best that would work.
         best: &'static str,
     },
+    /// `LEVAIN_PREFETCH` is nothing that there are kernels for.
+    #[error(
+        "LEVAIN_PREFETCH is {value:?}; use HINT:BYTES:PANELS, such as t0:512:8 (t0 up to 65536 bytes ahead of 1 to 8 \
+         panels in turn), t1:4096:1 (one panel) or nta:4096:1 (only so), or unset it"
+    )]
+    UnknownPrefetch {
+        /// The variable's value.
+        value: String,
+    },
+    /// `LEVAIN_BF16_DOT` is neither on nor off.
+    #[error("LEVAIN_BF16_DOT is {value:?}; use on or off, or unset it")]
+    UnknownSwitch {
+        /// The variable's value.
+        value: String,
+    },
+    /// `LEVAIN_BF16_DOT` asks for an instruction that the processor lacks.
+    #[error("LEVAIN_BF16_DOT is on, but this processor lacks AVX512-BF16; unset it")]
+    NoBf16Dot,
     /// A cache layout has a field out of its range.
     #[error("KV cache layout: {field} is {value} but must be {want}")]
     KvLayout {

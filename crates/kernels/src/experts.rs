@@ -7,6 +7,8 @@ use std::ops::Range;
 
 use crate::call::{Call, PerWorker, Target, for_each_range};
 use crate::kernels::Kernels;
+use crate::panel::panels;
+use crate::prefetch::Prefetch;
 use crate::workspace::{ExpertScratch, Group, Inputs, Workspace};
 use crate::{DType, Isa, KernelError, Matrix, Pool, isa};
 
@@ -95,6 +97,11 @@ impl ExpertStack {
         self.experts.iter_mut()
     }
 
+    /// Those of some groups.
+    fn used(&self, groups: &[Group]) -> impl Iterator<Item = &Matrix> {
+        groups.iter().map(|group| &self.experts[group.expert])
+    }
+
     /// Bytes of memory held.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -121,7 +128,7 @@ pub fn moe_mlp(
 }
 
 /// [`moe_mlp`] with a set of kernels that the processor has.
-fn moe_mlp_on(
+pub(crate) fn moe_mlp_on(
     isa: Isa,
     pool: &Pool,
     ws: &mut Workspace,
@@ -161,12 +168,15 @@ fn moe_mlp_on(
     let hidden = Rows { start: ws.gate.as_mut_ptr(), width };
     let other = Rows { start: ws.up.as_mut_ptr(), width };
     let inputs = &experts.inputs;
-    for_each_part(pool, kernels, groups, width, &|index, units, worker| {
+    let sample = ws.prefetch.sample(n, gate.used(groups).chain(up.used(groups)));
+    let prefetch = dtypes.map(|dtype| ws.prefetch.of(dtype, sample));
+    let turns = Call::turns(pool, prefetch[0], groups.len() * panels(width));
+    for_each_part(pool, kernels, groups, (turns, width), &|index, units, worker| {
         let group = groups[index];
-        let call = Call::new(kernels, &inputs[index], group.count);
+        let call = Call::new(kernels, &inputs[index], group.count, turns);
         let targets = [
-            hidden.target(&gate.experts[group.expert], group),
-            other.target(&up.experts[group.expert], group),
+            hidden.target(&gate.experts[group.expert], group, prefetch[0]),
+            other.target(&up.experts[group.expert], group, prefetch[1]),
         ];
         // SAFETY: each unit of each group is worked on once, and groups write different rows of the buffers,
         // which hold a row for each entry. There is a scratch for each worker.
@@ -175,19 +185,24 @@ fn moe_mlp_on(
             call.gated(isa, &targets, units, scratch);
         }
     });
+    ws.prefetch.end(sample);
 
     let hidden = &ws.gate[..entries * width];
     let dtypes = [down.experts[0].dtype(); 2];
     fill(kernels, pool, &mut experts.inputs, groups, width, dtypes, &|entry| &hidden[entry * width..]);
     let outputs = Rows { start: experts.outputs.as_mut_ptr(), width: rows };
     let inputs = &experts.inputs;
-    for_each_part(pool, kernels, groups, rows, &|index, units, worker| {
+    let sample = ws.prefetch.sample(n, down.used(groups));
+    let prefetch = ws.prefetch.of(dtypes[0], sample);
+    let turns = Call::turns(pool, prefetch, groups.len() * panels(rows));
+    for_each_part(pool, kernels, groups, (turns, rows), &|index, units, worker| {
         let group = groups[index];
-        let call = Call::new(kernels, &inputs[index], group.count);
-        let target = outputs.target(&down.experts[group.expert], group);
+        let call = Call::new(kernels, &inputs[index], group.count, turns);
+        let target = outputs.target(&down.experts[group.expert], group, prefetch);
         // SAFETY: as above.
         unsafe { call.part(&target, units, scratch.get(worker)) };
     });
+    ws.prefetch.end(sample);
     experts.add_up(pool, routing.per_row, y, rows, add);
 }
 
@@ -205,8 +220,8 @@ unsafe impl Sync for Rows {}
 
 impl Rows {
     /// The rows of a group's entries as the result of `w`.
-    fn target(self, w: &Matrix, group: Group) -> Target<'_> {
-        Target { w, bias: None, y: self.row(group.first), add: false }
+    fn target(self, w: &Matrix, group: Group, prefetch: Prefetch) -> Target<'_> {
+        Target { w, bias: None, y: self.row(group.first), add: false, prefetch }
     }
 
     fn row(self, row: usize) -> *mut f32 {
@@ -260,15 +275,15 @@ impl InputsOut {
     }
 }
 
-/// Runs `f(group, units, worker)` for all units of all groups, in one fork and join.
+/// Runs `f(group, units, worker)` for all units of all groups, in one fork and join; `turns` panels make up a unit.
 fn for_each_part(
     pool: &Pool,
     kernels: &Kernels,
     groups: &[Group],
-    rows: usize,
+    (turns, rows): (usize, usize),
     f: &(dyn Fn(usize, Range<usize>, usize) + Sync),
 ) {
-    let units = |group: &Group| Call::units_of(kernels, group.count, rows);
+    let units = |group: &Group| Call::units_of(kernels, group.count, turns, rows);
     let total = groups.iter().map(units).sum();
     for_each_range(pool, total, &|range, worker| {
         let mut first = 0;

@@ -10,15 +10,15 @@ mod words;
 use std::ops::Range;
 
 use crate::activations::{Tile, TileOut, quantize};
-use crate::lanes::{LANES, Lanes, Scalar};
+use crate::lanes::{LANES, Lanes, NTA, Scalar, T0, T1};
 use crate::panel::Layout;
 use crate::panel::codebook_formats::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Mxfp4, Tq2};
 use crate::panel::formats::{
     Format, Iq4Nl, Iq4Xs, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Q8K,
 };
+use crate::prefetch::Way;
 use crate::{DType, Isa};
 
-pub(crate) use direct::AHEAD;
 pub(crate) use tile::{UNPACKED, Unpacked, stretch_of};
 pub(crate) use words::F8_BLOCK;
 
@@ -32,12 +32,24 @@ pub(crate) struct Panels {
     pub(crate) cols: usize,
     /// `F8E4M3`: the scale of each 128 columns, the same for the rows of a panel.
     pub(crate) scales: [*const f32; PANELS_MAX],
+    /// How far ahead of its use a cache line is asked for, in bytes.
+    pub(crate) ahead: usize,
 }
 
-/// Results of a tile: for each column up to 64 rows.
+impl Panels {
+    /// How far ahead of byte `at` of each panel a line is asked for where all of them are read side by side: what comes
+    /// after their ends is as many panels further on.
+    #[inline(always)]
+    fn ahead_in_turn(&self, at: usize) -> usize {
+        let stride = self.layout.stride;
+        if at + self.ahead < stride { self.ahead } else { self.ahead + (self.count - 1) * stride }
+    }
+}
+
+/// Results of a tile: for each column up to 128 rows.
 pub(crate) type Sums = [[f32; PANELS_MAX * LANES]; TILE_MAX];
 /// Most panels that a kernel takes in one call.
-pub(crate) const PANELS_MAX: usize = 4;
+pub(crate) const PANELS_MAX: usize = 8;
 /// Widest tile of any instruction set.
 pub(crate) const TILE_MAX: usize = 8;
 
@@ -59,9 +71,10 @@ pub(crate) struct Kernels {
     pub(crate) direct_max: usize,
     /// Quantises the rows of a tile; see `activations::quantize`.
     pub(crate) quantize: unsafe fn(&[*const f32], usize, TileOut),
-    /// By format and columns.
-    pub(crate) direct: fn(DType, usize) -> Direct,
-    pub(crate) unpack: fn(DType) -> Unpack,
+    /// By format, columns and how weights are asked for.
+    pub(crate) direct: fn(DType, usize, Way) -> Direct,
+    /// By format and how weights are asked for.
+    pub(crate) unpack: fn(DType, Way) -> Unpack,
     /// By format and columns.
     pub(crate) product32: fn(DType, usize) -> Product32,
     pub(crate) store: Store,
@@ -77,7 +90,7 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::AvxVnni => &avx_vnni::KERNELS,
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => match (crate::cpu_features().avx512_vbmi, crate::cpu_features().avx512_bf16) {
+            Isa::Avx512 => match (crate::cpu_features().avx512_vbmi, crate::bf16_dot()) {
                 (false, false) => &avx512::KERNELS,
                 (true, false) => &avx512_vbmi::KERNELS,
                 (false, true) => &avx512_bf16::WITHOUT_VBMI,
@@ -150,26 +163,39 @@ macro_rules! by_format {
 macro_rules! kernels_of_formats {
     ($lanes:ty, $by_format:ident, [$($features:literal)?], [$($direct_width:literal)*]) => {
         $(#[target_feature(enable = $features)])?
-        unsafe fn direct<F: Format, const N: usize>(panels: Panels, tile: Tile, sums: &mut Sums) {
+        unsafe fn direct<F: Format, const N: usize, const HINT: u8>(panels: Panels, tile: Tile, sums: &mut Sums) {
             // SAFETY: the features are those of the lanes; the pointers are the table's caller's to vouch for.
-            unsafe { direct::product::<$lanes, F, N>(panels, tile, sums) }
+            unsafe { direct::product::<$lanes, F, N, HINT>(panels, tile, sums) }
         }
 
         $(#[target_feature(enable = $features)])?
-        unsafe fn unpack<F: Format>(panels: Panels, range: Range<usize>, to: Unpacked) {
+        unsafe fn direct_in_turn<F: Format, const N: usize>(panels: Panels, tile: Tile, sums: &mut Sums) {
             // SAFETY: as above.
-            unsafe { tile::unpack::<$lanes, F>(panels, range, to) }
+            unsafe { direct::in_turn::<$lanes, F, N, T0>(panels, tile, sums) }
         }
 
-        fn choose_direct(dtype: DType, width: usize) -> Direct {
-            $by_format!(dtype, Chosen => match width {
-                $($direct_width => direct::<Chosen, $direct_width>,)*
+        $(#[target_feature(enable = $features)])?
+        unsafe fn unpack<F: Format, const HINT: u8>(panels: Panels, range: Range<usize>, to: Unpacked) {
+            // SAFETY: as above.
+            unsafe { tile::unpack::<$lanes, F, HINT>(panels, range, to) }
+        }
+
+        fn choose_direct(dtype: DType, width: usize, way: Way) -> Direct {
+            $by_format!(dtype, Chosen => match (width, way) {
+                (1, Way::T1) => direct::<Chosen, 1, T1>,
+                $(
+                    ($direct_width, Way::Nta) => direct::<Chosen, $direct_width, NTA>,
+                    ($direct_width, _) => direct_in_turn::<Chosen, $direct_width>,
+                )*
                 _ => unreachable!("a width that tiles do not have"),
             })
         }
 
-        fn choose_unpack(dtype: DType) -> Unpack {
-            $by_format!(dtype, Chosen => unpack::<Chosen>)
+        fn choose_unpack(dtype: DType, way: Way) -> Unpack {
+            $by_format!(dtype, Chosen => match way {
+                Way::Nta => unpack::<Chosen, NTA>,
+                Way::T1 | Way::InTurn => unpack::<Chosen, T0>,
+            })
         }
     };
 }
@@ -180,15 +206,33 @@ macro_rules! kernels_of_floats {
         $lanes:ty, [$($dtype:ident: $words:ty)*], [$($features:literal)?], [$($direct_width:literal)*], [$($width:literal)*]
     ) => {
         $(#[target_feature(enable = $features)])?
-        unsafe fn words_direct<V: words::Words<$lanes>, const N: usize>(panels: Panels, tile: Tile, sums: &mut Sums) {
+        unsafe fn words_direct<V: words::Words<$lanes>, const N: usize, const HINT: u8>(
+            panels: Panels,
+            tile: Tile,
+            sums: &mut Sums,
+        ) {
             // SAFETY: as for the other formats.
-            unsafe { words::direct::<$lanes, V, N>(panels, tile, sums) }
+            unsafe { words::direct::<$lanes, V, N, HINT>(panels, tile, sums) }
         }
 
         $(#[target_feature(enable = $features)])?
-        unsafe fn words_unpack<V: words::Words<$lanes>>(panels: Panels, range: Range<usize>, to: Unpacked) {
+        unsafe fn words_in_turn<V: words::Words<$lanes>, const N: usize>(
+            panels: Panels,
+            tile: Tile,
+            sums: &mut Sums,
+        ) {
             // SAFETY: as above.
-            unsafe { words::unpack::<$lanes, V>(panels, range, to) }
+            unsafe { words::in_turn::<$lanes, V, N, T0>(panels, tile, sums) }
+        }
+
+        $(#[target_feature(enable = $features)])?
+        unsafe fn words_unpack<V: words::Words<$lanes>, const HINT: u8>(
+            panels: Panels,
+            range: Range<usize>,
+            to: Unpacked,
+        ) {
+            // SAFETY: as above.
+            unsafe { words::unpack::<$lanes, V, HINT>(panels, range, to) }
         }
 
         $(#[target_feature(enable = $features)])?
@@ -208,11 +252,15 @@ macro_rules! kernels_of_floats {
             matches!(dtype, $(DType::$dtype)|*)
         }
 
-        fn choose_words_direct(dtype: DType, width: usize) -> Direct {
+        fn choose_words_direct(dtype: DType, width: usize, way: Way) -> Direct {
             macro_rules! of {
                 ($kind:ty) => {
-                    match width {
-                        $($direct_width => words_direct::<$kind, $direct_width>,)*
+                    match (width, way) {
+                        (1, Way::T1) => words_direct::<$kind, 1, T1>,
+                        $(
+                            ($direct_width, Way::Nta) => words_direct::<$kind, $direct_width, NTA>,
+                            ($direct_width, _) => words_in_turn::<$kind, $direct_width>,
+                        )*
                         _ => unreachable!("a width that tiles do not have"),
                     }
                 };
@@ -223,9 +271,12 @@ macro_rules! kernels_of_floats {
             }
         }
 
-        fn choose_words_unpack(dtype: DType) -> Unpack {
-            match dtype {
-                $(DType::$dtype => words_unpack::<$words>,)*
+        fn choose_words_unpack(dtype: DType, way: Way) -> Unpack {
+            match (dtype, way) {
+                $(
+                    (DType::$dtype, Way::Nta) => words_unpack::<$words, NTA>,
+                    (DType::$dtype, Way::T1 | Way::InTurn) => words_unpack::<$words, T0>,
+                )*
                 _ => unreachable!("for floats only"),
             }
         }
@@ -251,11 +302,14 @@ macro_rules! kernels_of_floats {
 macro_rules! floats_or {
     ($direct:expr, $unpack:expr, $product32:expr, $rest:expr) => {
         Kernels {
-            direct: |dtype, width| match floats(dtype) {
-                true => choose_words_direct(dtype, width),
-                false => $direct(dtype, width),
+            direct: |dtype, width, way| match floats(dtype) {
+                true => choose_words_direct(dtype, width, way),
+                false => $direct(dtype, width, way),
             },
-            unpack: |dtype| if floats(dtype) { choose_words_unpack(dtype) } else { $unpack(dtype) },
+            unpack: |dtype, way| match floats(dtype) {
+                true => choose_words_unpack(dtype, way),
+                false => $unpack(dtype, way),
+            },
             product32: |dtype, width| match floats(dtype) {
                 true => choose_words_product(dtype, width),
                 false => $product32(dtype, width),
@@ -373,16 +427,16 @@ mod avx512_vbmi {
         [1 2 3 4 5 6 7 8]
     );
 
-    fn choose_direct_of_all(dtype: DType, width: usize) -> Direct {
+    fn choose_direct_of_all(dtype: DType, width: usize, way: Way) -> Direct {
         if dtype.has_codebook() {
-            choose_direct(dtype, width)
+            choose_direct(dtype, width, way)
         } else {
-            (avx512::KERNELS.direct)(dtype, width)
+            (avx512::KERNELS.direct)(dtype, width, way)
         }
     }
 
-    fn choose_unpack_of_all(dtype: DType) -> Unpack {
-        if dtype.has_codebook() { choose_unpack(dtype) } else { (avx512::KERNELS.unpack)(dtype) }
+    fn choose_unpack_of_all(dtype: DType, way: Way) -> Unpack {
+        if dtype.has_codebook() { choose_unpack(dtype, way) } else { (avx512::KERNELS.unpack)(dtype, way) }
     }
 
     pub(super) static KERNELS: Kernels =

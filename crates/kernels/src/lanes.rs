@@ -26,6 +26,13 @@ pub(crate) use scalar::Scalar;
 
 use crate::codebook::{Octets, Quads};
 
+/// Hints of [`Lanes::prefetch`], see [`crate::prefetch::Hint`].
+pub(crate) const NTA: u8 = 0;
+pub(crate) const T0: u8 = 1;
+pub(crate) const T1: u8 = 2;
+/// How far ahead of its use a cache line is asked for with [`NTA`], in bytes; part of the instruction there.
+pub(crate) const NTA_AHEAD: usize = 4096;
+
 /// Rows that are computed side by side.
 pub(crate) const LANES: usize = 16;
 
@@ -185,8 +192,8 @@ pub(crate) trait Lanes: Copy + 'static {
         unsafe { codebook::quads::<Self, N>(grid, index, part, signs) }
     }
 
-    /// Asks for a cache line, at any address, that is going to be read once.
-    unsafe fn prefetch(from: *const u8);
+    /// Asks for a cache line of weights, at any address, by [`NTA`], [`T0`] or [`T1`].
+    unsafe fn prefetch<const HINT: u8>(from: *const u8);
 }
 
 /// Asks for a cache line that is going to be read, at any address.

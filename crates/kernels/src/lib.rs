@@ -23,6 +23,8 @@ mod matmul;
 mod matrix;
 mod panel;
 pub mod pool;
+mod prefetch;
+mod processor;
 mod quantize;
 pub mod rope;
 mod silu;
@@ -34,7 +36,9 @@ mod workspace;
 pub use attention::{AttentionWorkspace, KeyValueRows, SeqRows, attention, attention_over_rows};
 pub use buffer::FloatBuffer;
 pub use dequantize::{dequantize_row, f8e4m3_to_f32};
-pub use dispatch::{CpuFeatures, Isa, KERNELS_VARIABLE, check_isa, cpu_features, isa};
+pub use dispatch::{
+    BF16_VARIABLE, CpuFeatures, Isa, KERNELS_VARIABLE, bf16_dot, check_bf16, check_isa, cpu_features, isa,
+};
 pub use dtype::DType;
 pub use error::KernelError;
 pub use experts::{ExpertStack, Routing, moe_mlp};
@@ -42,6 +46,11 @@ pub use kv::{KvCache, KvDType, KvLayout};
 pub use matmul::{Product, gated_mlp, matmul};
 pub use matrix::Matrix;
 pub use pool::Pool;
+pub use prefetch::{
+    Hint, PREFETCH_VARIABLE, Prefetch, PrefetchChoice, PrefetchPolicy, check_prefetch, first_prefetch,
+    fixed_prefetch,
+};
+pub use processor::{Processor, Vendor, processor};
 pub use quantize::quantize_row;
 pub use rope::{RopeStyle, RopeTable};
 pub use stored::StoredWeights;

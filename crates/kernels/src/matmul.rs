@@ -2,6 +2,7 @@
 
 use crate::call::{Call, PerWorker, TARGETS_MAX, Target, for_each_range};
 use crate::kernels::Kernels;
+use crate::panel::panels;
 use crate::workspace::Workspace;
 use crate::{Isa, Matrix, Pool, isa};
 
@@ -72,16 +73,19 @@ pub(crate) fn matmul_on(
     ws.reserve_scratch(pool.threads());
     let dtypes = products.iter().map(|product| product.w.dtype());
     ws.inputs.fill(kernels, Some(pool), &|row| &x[row * cols..], n, cols, dtypes);
-    let call = Call::new(kernels, &ws.inputs, n);
+    let sample = ws.prefetch.sample(n, products.iter().map(|product| product.w));
     let scratch = PerWorker(ws.scratch.as_mut_ptr());
     for products in products.chunks_mut(TARGETS_MAX) {
         let mut targets = [None; TARGETS_MAX];
         for (target, product) in targets.iter_mut().zip(products) {
             let Product { w, bias, ref mut y, add } = *product;
-            *target = Some(Target { w, bias, y: y.as_mut_ptr(), add });
+            *target =
+                Some(Target { w, bias, y: y.as_mut_ptr(), add, prefetch: ws.prefetch.of(w.dtype(), sample) });
         }
-        call.run(pool, scratch, &targets);
+        let turns = turns(pool, targets.iter().flatten());
+        Call::new(kernels, &ws.inputs, n, turns).run(pool, scratch, &targets);
     }
+    ws.prefetch.end(sample);
 }
 
 /// [`gated_mlp`] with a set of kernels that the processor has; the matrices are gate, up and down.
@@ -107,13 +111,15 @@ pub(crate) fn gated_mlp_on(
     ws.reserve_hidden(n, width);
     let dtypes = [gate.dtype(), up.dtype()].into_iter();
     ws.inputs.fill(kernels, Some(pool), &|row| &x[row * cols..], n, cols, dtypes);
-    let call = Call::new(kernels, &ws.inputs, n);
+    let sample = ws.prefetch.sample(n, [gate, up].into_iter());
     let scratch = PerWorker(ws.scratch.as_mut_ptr());
     let hidden = &mut ws.gate[..n * width];
-    let targets = [
-        Target { w: gate, bias: None, y: hidden.as_mut_ptr(), add: false },
-        Target { w: up, bias: None, y: ws.up.as_mut_ptr(), add: false },
-    ];
+    let targets = [(gate, hidden.as_mut_ptr()), (up, ws.up.as_mut_ptr())];
+    let targets = targets.map(|(w, y)| {
+        let prefetch = ws.prefetch.of(w.dtype(), sample);
+        Target { w, bias: None, y, add: false, prefetch }
+    });
+    let call = Call::new(kernels, &ws.inputs, n, turns(pool, targets[..1].iter()));
     for_each_range(pool, call.units(width), &|range, worker| {
         // SAFETY: there is a scratch for each worker, and a worker runs one task at a time.
         let scratch = unsafe { scratch.get(worker) };
@@ -123,10 +129,17 @@ pub(crate) fn gated_mlp_on(
             call.gated(isa, &targets, range, scratch);
         }
     });
+    ws.prefetch.end(sample);
     // The hidden values are read while the workspace is in use again, so they leave it for the moment.
     let hidden = std::mem::take(&mut ws.gate);
     matmul_on(isa, pool, ws, &hidden[..n * width], n, &mut [Product { w: down, bias: None, y, add }]);
     ws.gate = hidden;
+}
+
+/// Panels that take turns in a call that computes these targets together.
+fn turns<'a>(pool: &Pool, targets: impl Iterator<Item = &'a Target<'a>> + Clone) -> usize {
+    let total = targets.clone().map(|target| panels(target.w.rows())).sum();
+    targets.map(|target| Call::turns(pool, target.prefetch, total)).max().unwrap_or(1)
 }
 
 #[cfg(test)]

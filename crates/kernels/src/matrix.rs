@@ -219,9 +219,9 @@ impl Matrix {
     }
 
     /// The panels with these numbers, one to [`PANELS_MAX`]; those that are not packed are packed in `room`, and lie
-    /// there until it is used again.
+    /// there until it is used again. What comes `ahead` bytes later is asked for by kernels that may choose.
     #[inline(always)]
-    pub(crate) fn panels(&self, range: Range<usize>, room: &mut PanelRoom) -> Panels {
+    pub(crate) fn panels(&self, range: Range<usize>, ahead: usize, room: &mut PanelRoom) -> Panels {
         let RowFormat { cols, layout, .. } = self.format;
         let scale_row = |index: usize| index * LANES / F8_BLOCK * cols.div_ceil(F8_BLOCK);
         let indices: [usize; PANELS_MAX] = std::array::from_fn(|i| (range.start + i).min(range.end - 1));
@@ -235,6 +235,7 @@ impl Matrix {
             layout,
             cols,
             scales: indices.map(|index| self.scales.get(scale_row(index)..).unwrap_or_default().as_ptr()),
+            ahead,
         }
     }
 

@@ -71,4 +71,4 @@ impl PanelRoom {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,6 +3,7 @@
 use crate::activations::{Activations, Grouping};
 use crate::kernels::{PANELS_MAX, Sums, TILE_MAX, UNPACKED, Unpacked};
 use crate::lanes::LANES;
+use crate::prefetch::{Chooser, PrefetchChoice, PrefetchPolicy};
 use crate::stored::PanelRoom;
 use crate::{FloatBuffer, KernelError};
 
@@ -16,6 +17,7 @@ pub struct Workspace {
     pub(crate) gate: FloatBuffer,
     pub(crate) up: FloatBuffer,
     pub(crate) experts: ExpertScratch,
+    pub(crate) prefetch: Chooser,
     max_rows: usize,
     max_cols: usize,
 }
@@ -85,6 +87,27 @@ impl Workspace {
     #[must_use]
     pub fn new(max_rows: usize, max_cols: usize) -> Self {
         Self { max_rows, max_cols, ..Self::default() }
+    }
+
+    /// The same, and weights are asked for as `policy` says.
+    #[must_use]
+    pub fn with_prefetch(self, policy: PrefetchPolicy) -> Self {
+        Self { prefetch: Chooser::new(policy), ..self }
+    }
+
+    /// Tells that a decode step begins, for [`PrefetchPolicy::Learn`]. `true` if a choice was made in the one before.
+    pub fn begin_step(&mut self) -> bool {
+        self.prefetch.begin_step()
+    }
+
+    /// What was learnt so far about how to ask for weights.
+    pub fn prefetch_choices(&self) -> impl Iterator<Item = PrefetchChoice> {
+        self.prefetch.choices()
+    }
+
+    /// Takes over what was learnt by another one.
+    pub fn follow_prefetch(&mut self, other: &Self) {
+        self.prefetch.follow(&other.prefetch);
     }
 
     /// What was wrong with weights that were not packed yet; the results of all calls since the last time are void

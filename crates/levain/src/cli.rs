@@ -293,8 +293,9 @@ With --compare, llama.cpp is looked for in --python, in LEVAIN_PEER_PYTHON, in
   python3 -m venv ~/.cache/levain-peers
   ~/.cache/levain-peers/bin/pip install --no-binary llama-cpp-python llama-cpp-python")]
 pub(crate) struct BenchArgs {
-    /// The model
-    pub(crate) model: String,
+    /// The models, measured one after the other
+    #[arg(value_name = "MODEL", required = true)]
+    pub(crate) models: Vec<String>,
     /// Tokens of the prompt, one measurement each
     #[arg(long, value_name = "N,…", default_value = "512", value_delimiter = ',', value_parser = settings::number)]
     pub(crate) prefill: Vec<usize>,
@@ -310,6 +311,9 @@ pub(crate) struct BenchArgs {
     /// Repetitions; the median counts
     #[arg(long, value_name = "N", default_value = "3", value_parser = settings::number)]
     pub(crate) reps: usize,
+    /// Take the standard measurements, and print a Markdown report that can be sent to others
+    #[arg(long, conflicts_with_all = ["prefill", "decode", "batch", "depth", "speculate"])]
+    pub(crate) all: bool,
     /// Measure llama.cpp too, in turns, through the llama-cpp-python package
     #[arg(long)]
     pub(crate) compare: bool,

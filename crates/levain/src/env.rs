@@ -50,6 +50,12 @@ pub(crate) const ENV_VARS: &[EnvVar] = &[
     var("LEVAIN_ORIGINS", "web origins whose pages may call `levain serve`, separated by commas"),
     var("LEVAIN_PARSE_SPECIAL", "false takes control tokens in raw prompts of `levain serve` for plain text"),
     var("LEVAIN_KERNELS", "forces a set of kernels: scalar, neon, avx2, avxvnni or avx512"),
+    var(
+        "LEVAIN_PREFETCH",
+        "fixes how weights are asked for, which is learnt otherwise: HINT:BYTES:PANELS, for example t0:512:8, \
+         t1:4096:1 or nta:4096:1",
+    ),
+    var("LEVAIN_BF16_DOT", "on or off: whether AVX-512 kernels multiply BF16 by the instruction for it"),
     var("LEVAIN_OFFLINE", "1 forbids the network"),
     var(LEVAIN_NO_PROGRESS, "1 switches progress bars off"),
     var(LEVAIN_PEER_PYTHON, "the Python with llama-cpp-python that `levain bench --compare` takes"),

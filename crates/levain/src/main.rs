@@ -73,8 +73,11 @@ fn start_log(verbose: u8) {
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
 }
 
-/// Reads `LEVAIN_KERNELS`, so that a value that can't be followed is refused and not ignored.
+/// Reads `LEVAIN_KERNELS`, `LEVAIN_PREFETCH` and `LEVAIN_BF16_DOT`, so that a value that can't be followed is refused and
+/// not ignored.
 fn check_kernels() -> Result<(), CliError> {
     levain_kernels::check_isa()?;
+    levain_kernels::check_prefetch()?;
+    levain_kernels::check_bf16()?;
     Ok(())
 }

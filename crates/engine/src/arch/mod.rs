@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use levain_kernels::{FloatBuffer, KernelError, KvCache, Matrix, Pool};
+use levain_kernels::{FloatBuffer, KernelError, KvCache, Matrix, Pool, PrefetchChoice, PrefetchPolicy};
 use levain_weights::{Checkpoint, ModelConfig, ModelType};
 
 use crate::error::EngineError;
@@ -75,6 +75,8 @@ pub(crate) struct LoadOptions {
     /// The position from which on prompts may be computed in the expanded form of latent attention; `None` where that
     /// never happens.
     pub(crate) expanded_from: Option<usize>,
+    /// How weights are asked for.
+    pub(crate) prefetch: PrefetchPolicy,
 }
 
 /// What predicting the token after the next works in.
@@ -156,7 +158,7 @@ impl Model {
         };
         loader.refuse_unused(config)?;
         let mut model = Self {
-            ops: Ops::new(pool, rows_max, common::cols_max(config)),
+            ops: Ops::new(pool, rows_max, common::cols_max(config), options.prefetch),
             arch,
             embed_tokens,
             norm,
@@ -246,6 +248,7 @@ impl Model {
     pub(crate) fn forward(&mut self, batch: &ForwardBatch<'_>, kv: &mut KvCache) -> Result<(), EngineError> {
         let n = batch.n();
         let x = &mut self.x[..n * self.embed_tokens.cols()];
+        self.ops.begin_step();
         self.ops.embed(&self.embed_tokens, batch.tokens, x);
         self.arch.layers(&mut self.ops, batch, kv, x);
         self.ops.take_failure().map_or(Ok(()), Err)
@@ -297,6 +300,11 @@ impl Model {
         }
         let head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
         self.ops.project(head, &self.gathered[..rows.len() * hidden], rows.len(), logits);
+    }
+
+    /// What was learnt about how to ask for weights, if that is more than the last time.
+    pub(crate) fn take_prefetch_news(&mut self) -> Option<Vec<PrefetchChoice>> {
+        self.ops.take_prefetch_news()
     }
 
     pub(crate) fn expert_stats(&self) -> Option<ExpertStats> {

@@ -80,6 +80,7 @@ impl Run {
             expert_cache_bytes: bytes,
             mtp: plan::loads_mtp(&model_config, config),
             expanded_from: config.expanded_from(&model_config),
+            prefetch: config.prefetch,
         };
         let mut model = Model::load(&checkpoint, &model_config, pool, &options).unwrap();
         if packed {

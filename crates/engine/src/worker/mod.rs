@@ -460,6 +460,9 @@ impl Worker {
         self.stats.preemptions = self.scheduler.preemptions();
         self.stats.experts = self.model.expert_stats();
         self.stats.disk_cache = self.disk.as_ref().map(disk::Spill::stats);
+        if let Some(choices) = self.model.take_prefetch_news() {
+            *lock(&self.shared.prefetch) = choices;
+        }
         lock(&self.shared.inbox).waiting = self.stats.waiting;
         *lock(&self.shared.stats) = self.stats;
     }

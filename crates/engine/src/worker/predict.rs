@@ -115,6 +115,7 @@ impl Drafter {
             expert_cache_bytes: None,
             mtp: false,
             expanded_from: None,
+            prefetch: engine.prefetch,
         };
         let model = Box::new(Model::load(checkpoint, &config, pool, &options)?);
         let logits = vec![0.0; logit_rows * model.vocab_size()];

@@ -59,6 +59,7 @@ impl Harness {
             expert_cache_bytes: None,
             mtp: false,
             expanded_from: None,
+            prefetch: config.prefetch,
         };
         let mut model = Model::load(&checkpoint, &model_config, Arc::new(Pool::new(1)), &options).unwrap();
         model.replace_layers(|layers| Box::new(Faulty(layers)));

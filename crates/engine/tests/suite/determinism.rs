@@ -3,7 +3,7 @@
 use levain_engine::{
     DiskCacheConfig, Engine, EngineConfig, ExpandedPrompts, KvCacheType, Request, SamplingParams,
 };
-use levain_kernels::DType;
+use levain_kernels::{DType, Prefetch, PrefetchPolicy};
 use levain_weights::{Checkpoint, convert_to_gguf};
 
 use crate::common::{Outcome, TokenBits, all_free, engine, eventually, fixture, ids, run, start, text};
@@ -122,6 +122,53 @@ fn quantised_models_with_quantised_caches() {
         let path = out.path().join(format!("{}.gguf", dtype.name()));
         convert_to_gguf(&source, &path, dtype).unwrap();
         check(&path, &text(3, 40), kv_dtype);
+    }
+}
+
+/// Whichever way of asking for weights is fixed, and while ways are tried out in turn: in batches, chunks and after hits
+/// of the cache, too.
+#[test]
+fn however_weights_are_asked_for() {
+    let out = tempfile::tempdir().unwrap();
+    let quantised = out.path().join("q4_0.gguf");
+    convert_to_gguf(&Checkpoint::open(&fixture("llama-3.1")).unwrap(), &quantised, DType::Q4_0).unwrap();
+    let fixed =
+        Prefetch::CANDIDATES.into_iter().chain(["t0:64:3", "t0:0:1"].map(|p| Prefetch::parse(p).unwrap()));
+    let policies: Vec<_> = [PrefetchPolicy::First, PrefetchPolicy::Learn, PrefetchPolicy::LearnFrom(1)]
+        .into_iter()
+        .chain(fixed.map(PrefetchPolicy::Fixed))
+        .collect();
+    for (folder, prompt) in [(quantised, text(5, 40)), (fixture("deepseek-v3-tiny"), text(6, 40))] {
+        let wish = &wishes()[1];
+        let answer = |prefetch, threads| {
+            let config = EngineConfig { prefetch, threads, prefix_cache: false, ..EngineConfig::default() };
+            let engine = engine(&folder, config);
+            let outcome = run(&engine, &prompt, |request| {
+                ask(wish)(request);
+                request.max_tokens = Some(60);
+                request.ignore_eos = true;
+            });
+            (bits(&outcome), engine)
+        };
+        let (expected, plain) = answer(PrefetchPolicy::Fixed(Prefetch::CANDIDATES[0]), 1);
+        assert!(plain.prefetch_choices().is_empty());
+        for (index, policy) in policies.iter().enumerate() {
+            let (answer, engine) = answer(*policy, 1 + index % 2);
+            assert_eq!(answer, expected, "{policy:?}");
+            if *policy == PrefetchPolicy::LearnFrom(1) {
+                eventually("something was learnt", || !engine.prefetch_choices().is_empty());
+                // The same engine, now that it has chosen.
+                let again = run(&engine, &prompt, |request| {
+                    ask(wish)(request);
+                    request.max_tokens = Some(60);
+                    request.ignore_eos = true;
+                });
+                assert_eq!(bits(&again), expected, "after a choice was made");
+            }
+        }
+        for prefetch in [policies[2], PrefetchPolicy::Fixed(Prefetch::CANDIDATES[3])] {
+            check_with(&folder, &prompt, &EngineConfig { prefetch, ..EngineConfig::default() });
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::arch::is_aarch64_feature_detected;
 use std::arch::x86_64::*;
 
 #[cfg(target_arch = "aarch64")]
-use crate::lanes::{Lanes, Neon, neon_dot};
+use crate::lanes::{Lanes, Neon, T0, neon_dot};
 
 /// The sum of the 64-bit words of `bytes`, a multiple of 1024, from an address on a cache line, asking for
 /// memory ahead or not.
@@ -110,11 +110,11 @@ pub(super) fn fma(steps: usize) -> usize {
     32 * 2
 }
 
-/// Takes `steps` steps of dot products of BF16, or of f32 multiply-adds where there are none, and returns the operations
-/// of one step.
+/// Takes `steps` steps of dot products of BF16, or of f32 multiply-adds where there are none or they are slower, and
+/// returns the operations of one step.
 pub(super) fn bf16(steps: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512f") {
+    if crate::bf16_dot() && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512f") {
         // SAFETY: the features were detected.
         unsafe { bf16_avx512(steps) };
         return CHAINS_512 * 32 * 2;
@@ -281,7 +281,7 @@ unsafe fn read_neon<const PREFETCH: bool>(bytes: &[u8]) -> u64 {
                 *sum = unsafe {
                     let from = bytes.as_ptr().add(s * stream + at + 16 * i);
                     if PREFETCH && i == 0 {
-                        Neon::prefetch(from.wrapping_add(AHEAD));
+                        Neon::prefetch::<T0>(from.wrapping_add(AHEAD));
                     }
                     vaddq_u64(*sum, vld1q_u64(from.cast()))
                 };

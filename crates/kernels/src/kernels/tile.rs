@@ -5,12 +5,11 @@ use std::hint::black_box;
 use std::ops::Range;
 
 use super::Panels;
-use super::direct::AHEAD;
 use super::words::STRETCH_WORDS;
 use crate::DType;
 use crate::activations::Tile;
 use crate::blocks::Shape;
-use crate::lanes::{LANES, Lanes, unrolled};
+use crate::lanes::{LANES, Lanes, NTA_AHEAD, unrolled};
 use crate::panel::CHUNK;
 use crate::panel::formats::Format;
 
@@ -70,7 +69,11 @@ pub(super) fn shape(dtype: DType) -> (bool, bool, bool) {
 /// The processor has `S`'s instructions; the two panels hold these groups in format `F`, and they are no more than
 /// a stretch.
 #[inline(always)]
-pub(super) unsafe fn unpack<S: Lanes, F: Format>(panels: Panels, range: Range<usize>, to: Unpacked) {
+pub(super) unsafe fn unpack<S: Lanes, F: Format, const HINT: u8>(
+    panels: Panels,
+    range: Range<usize>,
+    to: Unpacked,
+) {
     // SAFETY: the caller's contract; every pointer stays within its block.
     unsafe {
         let layout = panels.layout;
@@ -83,7 +86,7 @@ pub(super) unsafe fn unpack<S: Lanes, F: Format>(panels: Panels, range: Range<us
                 for chunk in 0..group.count * chunks {
                     let q = panels.start[half].add(group.quants_at + chunk * F::CHUNK_BYTES);
                     for line in 0..F::CHUNK_BYTES.div_ceil(64) {
-                        S::prefetch(q.wrapping_add(AHEAD + 64 * line));
+                        S::prefetch::<HINT>(q.wrapping_add(NTA_AHEAD + 64 * line));
                     }
                     let w = F::unpack::<S>(q);
                     let to = to.w.add(((at * chunks + chunk) * 16 + half) * 64);

@@ -10,11 +10,11 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::direct::AHEAD;
+use super::direct::ahead_of;
 use super::tile::Unpacked;
-use super::{Panels, Sums};
+use super::{PANELS_MAX, Panels, Sums};
 use crate::activations::{Tile, WORDS_TOGETHER};
-use crate::lanes::{LANES, Lanes};
+use crate::lanes::{LANES, Lanes, NTA_AHEAD};
 use crate::panel::GROUP_WORDS;
 
 /// Columns that share a scale in `F8E4M3` weights.
@@ -194,18 +194,18 @@ impl<S: Lanes> Source<S, 2> for SideBySide {
     }
 }
 
-/// The words of a packed panel.
-struct Packed<V>(*const u8, PhantomData<V>);
+/// The words of a packed panel, asked for so many bytes ahead.
+struct Packed<V, const HINT: u8>(*const u8, usize, PhantomData<V>);
 
-impl<V> Clone for Packed<V> {
+impl<V, const HINT: u8> Clone for Packed<V, HINT> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<V> Copy for Packed<V> {}
+impl<V, const HINT: u8> Copy for Packed<V, HINT> {}
 
-impl<S: Lanes, V: Words<S>> Source<S, 1> for Packed<V> {
+impl<S: Lanes, V: Words<S>, const HINT: u8> Source<S, 1> for Packed<V, HINT> {
     #[inline(always)]
     unsafe fn word(&self, _: usize, at: usize) -> S::I {
         // SAFETY: the caller's contract.
@@ -218,7 +218,7 @@ impl<S: Lanes, V: Words<S>> Source<S, 1> for Packed<V> {
         unsafe {
             let from = self.0.add(at * V::BYTES);
             for line in 0..(2 * V::BYTES).div_ceil(64) {
-                S::prefetch(from.wrapping_add(AHEAD + 64 * line));
+                S::prefetch::<HINT>(from.wrapping_add(self.1 + 64 * line));
             }
             V::load_two(from)
         }
@@ -241,27 +241,8 @@ unsafe fn chains<S: Lanes, V: Words<S>, W: Source<S, P>, const P: usize, const N
         let mut even = [[S::splat_f(0.0); N]; P];
         let mut odd = even;
         for first in (0..count).step_by(WORDS_TOGETHER) {
-            let x = x.add(first * N);
             let here = (count - first).min(WORDS_TOGETHER);
-            for i in (0..here / 2 * 2).step_by(2) {
-                for p in 0..P {
-                    let words = w.two(p, first + i);
-                    for c in 0..N {
-                        let x = x.add(c * WORDS_TOGETHER + i);
-                        even[p][c] = V::dot(even[p][c], words[0], S::splat_i(x.read()));
-                        odd[p][c] = V::dot(odd[p][c], words[1], S::splat_i(x.add(1).read()));
-                    }
-                }
-            }
-            if here % 2 == 1 {
-                for p in 0..P {
-                    let word = w.word(p, first + here - 1);
-                    for c in 0..N {
-                        let x = x.add(c * WORDS_TOGETHER + here - 1);
-                        even[p][c] = V::dot(even[p][c], word, S::splat_i(x.read()));
-                    }
-                }
-            }
+            [even, odd] = sixteen::<S, V, W, P, N>(w, x.add(first * N), first, here, [even, odd]);
         }
         for p in 0..P {
             for c in 0..N {
@@ -272,12 +253,49 @@ unsafe fn chains<S: Lanes, V: Words<S>, W: Source<S, P>, const P: usize, const N
     }
 }
 
+/// Adds words `first` to `first + here` of `P` panels, sixteen at most, to the chains of even and odd words.
+///
+/// # Safety
+/// As for [`chains`]; `x` points to the columns' words from `first` on.
+#[inline(always)]
+unsafe fn sixteen<S: Lanes, V: Words<S>, W: Source<S, P>, const P: usize, const N: usize>(
+    w: W,
+    x: *const i32,
+    first: usize,
+    here: usize,
+    [mut even, mut odd]: [[[S::F; N]; P]; 2],
+) -> [[[S::F; N]; P]; 2] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        for i in (0..here / 2 * 2).step_by(2) {
+            for p in 0..P {
+                let words = w.two(p, first + i);
+                for c in 0..N {
+                    let x = x.add(c * WORDS_TOGETHER + i);
+                    even[p][c] = V::dot(even[p][c], words[0], S::splat_i(x.read()));
+                    odd[p][c] = V::dot(odd[p][c], words[1], S::splat_i(x.add(1).read()));
+                }
+            }
+        }
+        if here % 2 == 1 {
+            for p in 0..P {
+                let word = w.word(p, first + here - 1);
+                for c in 0..N {
+                    let x = x.add(c * WORDS_TOGETHER + here - 1);
+                    even[p][c] = V::dot(even[p][c], word, S::splat_i(x.read()));
+                }
+            }
+        }
+        [even, odd]
+    }
+}
+
 /// The rows of `sums` for `N` columns, panel by panel.
 ///
 /// # Safety
 /// As for [`super::direct::product`], with panels and a tile of `V`.
 #[inline(always)]
-pub(super) unsafe fn direct<S: Lanes, V: Words<S>, const N: usize>(
+pub(super) unsafe fn direct<S: Lanes, V: Words<S>, const N: usize, const HINT: u8>(
     panels: Panels,
     tile: Tile,
     sums: &mut Sums,
@@ -288,7 +306,8 @@ pub(super) unsafe fn direct<S: Lanes, V: Words<S>, const N: usize>(
         unsafe {
             let mut totals = [S::splat_f(0.0); N];
             for first in (0..words).step_by(STRETCH_WORDS) {
-                let w = Packed::<V>(panels.start[p].add(first * V::BYTES), PhantomData);
+                let from = panels.start[p].add(first * V::BYTES);
+                let w = Packed::<V, HINT>(from, ahead_of::<HINT>(&panels), PhantomData);
                 let count = (words - first).min(STRETCH_WORDS);
                 let [part] = chains::<S, V, _, 1, N>(w, tile.q.add(first * N), count);
                 let scale = scale::<S, V>(&panels, p, first);
@@ -298,6 +317,48 @@ pub(super) unsafe fn direct<S: Lanes, V: Words<S>, const N: usize>(
             }
             for c in 0..N {
                 S::store_f(sums[c].as_mut_ptr().add(p * LANES), totals[c]);
+            }
+        }
+    }
+}
+
+/// As [`direct`], sixteen words of all panels in turn; see [`super::direct::in_turn`].
+///
+/// # Safety
+/// As for [`direct`].
+#[inline(always)]
+pub(super) unsafe fn in_turn<S: Lanes, V: Words<S>, const N: usize, const HINT: u8>(
+    panels: Panels,
+    tile: Tile,
+    sums: &mut Sums,
+) {
+    let words = panels.cols.div_ceil(V::COLUMNS);
+    let count = panels.count.min(PANELS_MAX);
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut totals = [[S::splat_f(0.0); N]; PANELS_MAX];
+        for first in (0..words).step_by(STRETCH_WORDS) {
+            let mut chains = [[[[S::splat_f(0.0); N]]; 2]; PANELS_MAX];
+            let end = words.min(first + STRETCH_WORDS);
+            for at in (first..end).step_by(WORDS_TOGETHER) {
+                let (x, here) = (tile.q.add(at * N), (end - at).min(WORDS_TOGETHER));
+                let ahead = panels.ahead_in_turn(at * V::BYTES);
+                for p in 0..count {
+                    let w = Packed::<V, HINT>(panels.start[p].add(at * V::BYTES), ahead, PhantomData);
+                    chains[p] = sixteen::<S, V, _, 1, N>(w, x, 0, here, chains[p]);
+                }
+            }
+            for p in 0..count {
+                let scale = scale::<S, V>(&panels, p, first);
+                let [[even], [odd]] = chains[p];
+                for c in 0..N {
+                    totals[p][c] = S::fma(scale, S::add(even[c], odd[c]), totals[p][c]);
+                }
+            }
+        }
+        for p in 0..count {
+            for c in 0..N {
+                S::store_f(sums[c].as_mut_ptr().add(p * LANES), totals[p][c]);
             }
         }
     }
@@ -318,7 +379,11 @@ unsafe fn scale<S: Lanes, V: Words<S>>(panels: &Panels, p: usize, first: usize) 
 /// # Safety
 /// As for [`super::tile::unpack`], with panels of `V`.
 #[inline(always)]
-pub(super) unsafe fn unpack<S: Lanes, V: Words<S>>(panels: Panels, range: Range<usize>, to: Unpacked) {
+pub(super) unsafe fn unpack<S: Lanes, V: Words<S>, const HINT: u8>(
+    panels: Panels,
+    range: Range<usize>,
+    to: Unpacked,
+) {
     // SAFETY: the caller's contract; every pointer stays within its panel and the stretch.
     unsafe {
         let first = panels.layout.group(range.start).first;
@@ -326,7 +391,8 @@ pub(super) unsafe fn unpack<S: Lanes, V: Words<S>>(panels: Panels, range: Range<
             S::store_f(to.scales.add(half * LANES), scale::<S, V>(&panels, half, first));
             for group in range.clone() {
                 let group = panels.layout.group(group);
-                let w = Packed::<V>(panels.start[half].add(group.first * V::BYTES), PhantomData);
+                let from = panels.start[half].add(group.first * V::BYTES);
+                let w = Packed::<V, HINT>(from, NTA_AHEAD, PhantomData);
                 let to = to.w.add((2 * (group.first - first) + half) * WORD_BYTES);
                 for i in (0..group.count / 2 * 2).step_by(2) {
                     let [a, b] = w.two(0, i);

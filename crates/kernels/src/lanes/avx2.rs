@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Lanes;
+use super::{Lanes, NTA, T0};
 
 /// AVX2, FMA and F16C; with `VNNI` the dot products of AVX-VNNI, too.
 #[derive(Clone, Copy)]
@@ -32,6 +32,22 @@ unsafe fn dot<const VNNI: bool>(sum: __m256i, unsigned: __m256i, signed: __m256i
     }
 }
 
+/// Asks for a cache line.
+///
+/// # Safety
+/// None is needed: it has no effect on memory and does not fault.
+#[inline(always)]
+pub(super) unsafe fn prefetch<const HINT: u8>(from: *const u8) {
+    // SAFETY: as above.
+    unsafe {
+        match HINT {
+            NTA => _mm_prefetch::<_MM_HINT_NTA>(from.cast()),
+            T0 => _mm_prefetch::<_MM_HINT_T0>(from.cast()),
+            _ => _mm_prefetch::<_MM_HINT_T1>(from.cast()),
+        }
+    }
+}
+
 impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     type B = [__m256i; 2];
     type I = [__m256i; 2];
@@ -39,6 +55,12 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
 
     const TILE: usize = 3;
     const DIRECT: usize = 2;
+
+    #[inline(always)]
+    unsafe fn prefetch<const HINT: u8>(from: *const u8) {
+        // SAFETY: a prefetch has no effect on memory and does not fault.
+        unsafe { prefetch::<HINT>(from) }
+    }
 
     intrinsics! {
         fn load_b(from: *const u8) -> Self::B {
@@ -206,7 +228,5 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
         fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
             [_mm256_fnmadd_ps(a[0], b[0], c[0]), _mm256_fnmadd_ps(a[1], b[1], c[1])]
         }
-
-        fn prefetch(from: *const u8) { _mm_prefetch::<_MM_HINT_NTA>(from.cast()) }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::avx2::prefetch;
 use super::{Lanes, codebook, vbmi};
 use crate::codebook::{Octets, Quads};
 
@@ -88,6 +89,12 @@ impl<const VBMI: bool> Lanes for Avx512With<VBMI> {
         }
     }
 
+    #[inline(always)]
+    unsafe fn prefetch<const HINT: u8>(from: *const u8) {
+        // SAFETY: a prefetch has no effect on memory and does not fault.
+        unsafe { prefetch::<HINT>(from) }
+    }
+
     intrinsics! {
         fn load_b(from: *const u8) -> Self::B { _mm512_loadu_si512(from.cast()) }
         fn store_b(to: *mut u8, v: Self::B) { _mm512_storeu_si512(to.cast(), v) }
@@ -158,7 +165,5 @@ impl<const VBMI: bool> Lanes for Avx512With<VBMI> {
         fn mul(a: Self::F, b: Self::F) -> Self::F { _mm512_mul_ps(a, b) }
         fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F { _mm512_fmadd_ps(a, b, c) }
         fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F { _mm512_fnmadd_ps(a, b, c) }
-
-        fn prefetch(from: *const u8) { _mm_prefetch::<_MM_HINT_NTA>(from.cast()) }
     }
 }

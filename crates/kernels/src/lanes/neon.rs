@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::Lanes;
+use super::{Lanes, NTA, T0};
 
 /// NEON with dot products.
 #[derive(Clone, Copy)]
@@ -73,6 +73,18 @@ impl Lanes for Neon {
     // Two vectors of rows times three columns make 24 sums; a fourth column would spill.
     const TILE: usize = 3;
     const DIRECT: usize = 2;
+
+    #[inline(always)]
+    unsafe fn prefetch<const HINT: u8>(from: *const u8) {
+        // SAFETY: a prefetch has no effect on memory and does not fault.
+        unsafe {
+            match HINT {
+                NTA => asm!("prfm pldl1strm, [{0}]", in(reg) from, options(nomem, nostack, preserves_flags)),
+                T0 => asm!("prfm pldl1keep, [{0}]", in(reg) from, options(nomem, nostack, preserves_flags)),
+                _ => asm!("prfm pldl2keep, [{0}]", in(reg) from, options(nomem, nostack, preserves_flags)),
+            }
+        }
+    }
 
     intrinsics! {
         fn load_b(from: *const u8) -> Self::B { each!(I => vld1q_u8(from.add(16 * I))) }
@@ -186,9 +198,5 @@ impl Lanes for Neon {
         fn mul(a: Self::F, b: Self::F) -> Self::F { each!(I => vmulq_f32(a[I], b[I])) }
         fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F { each!(I => vfmaq_f32(c[I], a[I], b[I])) }
         fn fnma(a: Self::F, b: Self::F, c: Self::F) -> Self::F { each!(I => vfmsq_f32(c[I], a[I], b[I])) }
-
-        fn prefetch(from: *const u8) {
-            asm!("prfm pldl1strm, [{from}]", from = in(reg) from, options(nomem, nostack, preserves_flags));
-        }
     }
 }

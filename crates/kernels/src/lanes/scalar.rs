@@ -215,5 +215,5 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(_from: *const u8) {}
+    unsafe fn prefetch<const HINT: u8>(_from: *const u8) {}
 }

@@ -1,7 +1,7 @@
 //! Products against a plain computation, and bit for bit against each other.
 
 use super::*;
-use crate::{DType, KernelError, cpu_features, dequantize_row, quantize_row};
+use crate::{DType, KernelError, PrefetchPolicy, cpu_features, dequantize_row, quantize_row};
 
 /// Numbers without a generator's dependency: a linear congruence, upper bits.
 pub(crate) struct Random(pub(crate) u64);
@@ -100,8 +100,19 @@ pub(crate) fn pack(dtype: DType, rows: usize, cols: usize, bytes: &[u8], pool: &
 }
 
 pub(crate) fn product(isa: Isa, pool: &Pool, w: &Matrix, x: &[f32], n: usize) -> Vec<f32> {
+    product_with(PrefetchPolicy::First, isa, pool, w, x, n)
+}
+
+pub(crate) fn product_with(
+    prefetch: PrefetchPolicy,
+    isa: Isa,
+    pool: &Pool,
+    w: &Matrix,
+    x: &[f32],
+    n: usize,
+) -> Vec<f32> {
     let mut y = vec![f32::NAN; n * w.rows()];
-    let mut ws = Workspace::default();
+    let mut ws = Workspace::default().with_prefetch(prefetch);
     matmul_on(isa, pool, &mut ws, x, n, &mut [Product { w, bias: None, y: &mut y, add: false }]);
     y
 }

@@ -26,13 +26,13 @@ fn bytes(bytes: &[u8]) -> Arc<Bytes> {
     Arc::new(Bytes { bytes: bytes.to_vec(), gone: Mutex::default() })
 }
 
-fn stored(dtype: DType, rows: usize, cols: usize, data: &[u8]) -> Matrix {
+pub(crate) fn stored(dtype: DType, rows: usize, cols: usize, data: &[u8]) -> Matrix {
     let count = if dtype == DType::F8E4M3 { rows.div_ceil(128) * cols.div_ceil(128) } else { 0 };
     let scales = (0..count).map(|i| 0.5 + i as f32).collect();
     Matrix::stored(dtype, rows, cols, bytes(data), scales).unwrap()
 }
 
-fn pack_all(matrix: &mut Matrix, pool: &Pool) {
+pub(crate) fn pack_all(matrix: &mut Matrix, pool: &Pool) {
     while matrix.unpacked_bytes() > 0 {
         matrix.pack_next(pool).unwrap();
     }

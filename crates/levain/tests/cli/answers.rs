@@ -12,7 +12,7 @@ use crate::support::Home;
 const TEMPLATE: &str = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
 
 /// A tiny model with a chat template, and its folder.
-fn model() -> (Home, TinyModel, String) {
+pub(crate) fn model() -> (Home, TinyModel, String) {
     let model = ModelSpec::llama().build().unwrap();
     std::fs::write(model.path().join("chat_template.jinja"), TEMPLATE).unwrap();
     let path = model.path().display().to_string();
@@ -240,75 +240,6 @@ fn each_length_of_prompt_is_measured_once() {
     assert!(table.contains("% of") && table.contains("resident at most"), "{table}");
     let refused = home.run(&["bench", &path, "--prefill", "16", "--decode", "4", "--context", "8"]);
     assert!(refused.code == 1 && refused.err.contains("these measurements take 17"), "{}", refused.err);
-}
-
-/// A stand-in for Python with the package: it knows the pipe's rules and has one speed.
-#[cfg(unix)]
-fn fake_python(home: &Home, name: &str, script: &str) -> String {
-    use std::os::unix::fs::PermissionsExt as _;
-    let path = home.file(name, &format!("#!/bin/sh\n{script}\n"));
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    path.display().to_string()
-}
-
-#[cfg(unix)]
-#[test]
-fn a_peer_is_measured_in_turns() {
-    let (home, _model, path) = model();
-    let script = r#"echo '{"version":"9"}'
-while read -r command; do echo "$command" >> asked; echo '{"seconds":0.5}'; done"#;
-    let python = fake_python(&home, "python", script);
-    let args = [
-        "bench",
-        &path,
-        "--json",
-        "--prefill",
-        "16",
-        "--decode",
-        "4",
-        "--batch",
-        "2",
-        "--reps",
-        "2",
-        "--compare",
-        "--python",
-        &python,
-    ];
-    let one = home.run(&args).json();
-    assert_eq!((one["peer"].as_str(), one["peer_version"].as_str()), (Some("llama.cpp"), Some("9")));
-    // 16 tokens of one prompt, then 4 tokens of two sequences, in half a second.
-    assert_eq!(one["peer_prefill_tokens_per_s"], 32.0);
-    assert_eq!(one["peer_decode_tokens_per_s"], 16.0);
-    let ratio = one["decode_ratio"].as_f64().unwrap();
-    let want = one["decode_tokens_per_s"].as_f64().unwrap() / 16.0;
-    assert!((ratio - want).abs() < 0.02 * want, "{one}");
-    // A warm-up and two rounds of each.
-    let asked = std::fs::read_to_string(home.dir.path().join("asked")).unwrap();
-    let count = |word: &str| asked.lines().filter(|line| line.contains(word)).count();
-    assert_eq!((count("prefill"), count("fill") - count("prefill"), count("decode")), (3, 1, 3), "{asked}");
-}
-
-#[cfg(unix)]
-#[test]
-fn a_peer_that_is_not_there_is_said_so() {
-    let (home, _model, path) = model();
-    let missing = fake_python(&home, "missing", r#"echo '{"missing":"No module named llama_cpp"}'"#);
-    let broken = fake_python(&home, "broken", "exit 3");
-    let failing = fake_python(&home, "failing", r#"echo '{"error":"no such model"}'"#);
-    let small = ["--prefill", "4", "--decode", "2", "--reps", "1"];
-    let run = |python: &str| {
-        home.run(&[&["bench", &path, "--compare", "--python", python][..], &small[..]].concat())
-    };
-    for (python, said) in [
-        (missing.as_str(), "-m pip install --no-binary llama-cpp-python"),
-        (&broken, "ended or spoke out of turn"),
-        (&failing, "no such model"),
-        ("./nowhere", "could not be started"),
-    ] {
-        let ran = run(python);
-        assert!(ran.code == 1 && ran.err.contains(said) && ran.out.is_empty(), "{python}: {ran:#?}");
-    }
-    assert_eq!(home.run(&["bench", &path, "--python", "x"]).code, 1);
 }
 
 #[cfg(unix)]

@@ -4,6 +4,8 @@
 
 mod answers;
 mod output;
+#[cfg(unix)]
+mod peers;
 mod store;
 mod support;
 mod templates;

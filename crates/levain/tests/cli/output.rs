@@ -114,8 +114,15 @@ fn a_wrong_configuration_is_refused_by_name() {
     let ran = Home::new().var("LEVAIN_MEMORY", "lots").run(&["list"]);
     assert_eq!(ran.code, 1);
     assert!(ran.err.contains("$LEVAIN_MEMORY: the setting memory can't be used"), "{}", ran.err);
-    let ran = Home::new().var("LEVAIN_KERNELS", "mmx").run(&["doctor", "--offline"]);
-    assert_eq!(ran.code, 1, "{}", ran.err);
+    for (name, value, said) in [
+        ("LEVAIN_KERNELS", "mmx", "use scalar, neon, avx2"),
+        ("LEVAIN_PREFETCH", "nta:512:8", "use HINT:BYTES:PANELS, such as t0:512:8"),
+        ("LEVAIN_PREFETCH", "fast", "or unset it"),
+        ("LEVAIN_BF16_DOT", "2", "use on or off"),
+    ] {
+        let ran = Home::new().var(name, value).run(&["doctor", "--offline"]);
+        assert!(ran.code == 1 && ran.err.contains(name) && ran.err.contains(said), "{}", ran.err);
+    }
 }
 
 #[test]

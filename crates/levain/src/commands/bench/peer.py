@@ -28,7 +28,13 @@ class Peer:
         # The callback must outlive every call of the library.
         self.silence = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)
         lib.llama_log_set(self.silence, None)
-        model = lib.llama_model_load_from_file(setup["model"].encode(), lib.llama_model_default_params())
+        params = lib.llama_model_default_params()
+        # Weights in a layout of its own, which is not always the faster one, and not on every machine without faults.
+        if hasattr(params, "use_extra_bufts"):
+            params.use_extra_bufts = setup["extra_buffers"]
+        elif not setup["extra_buffers"]:
+            raise RuntimeError("this version has no other way to keep weights")
+        model = lib.llama_model_load_from_file(setup["model"].encode(), params)
         if not model:
             raise RuntimeError("it could not load " + setup["model"])
         params = lib.llama_context_default_params()

@@ -1,8 +1,9 @@
-//! llama.cpp, measured beside Levain through the `llama-cpp-python` package of a Python that is on this machine.
+//! A process with llama.cpp in one of its modes, through the `llama-cpp-python` package of a Python on this machine.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -14,20 +15,37 @@ use crate::paths;
 const SCRIPT: &str = include_str!("peer.py");
 /// An answer is a few words long.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
+/// How long a process may take to end once it has nothing more to say.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How llama.cpp keeps weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mode {
+    /// As its own programs call it.
+    pub(super) name: &'static str,
+    /// Whether it brings them into a layout of its own where it has one (its "extra buffers").
+    extra_buffers: bool,
+}
+
+/// Its modes: neither is always the faster one.
+pub(super) const MODES: [Mode; 2] =
+    [Mode { name: "repack", extra_buffers: true }, Mode { name: "no-repack", extra_buffers: false }];
 
 /// A process that has loaded the same file and sleeps until it is asked for a measurement.
+#[derive(Debug)]
 pub(super) struct Peer {
+    pub(super) mode: Mode,
+    /// Of the Python package.
+    pub(super) version: String,
     child: Child,
     commands: ChildStdin,
     answers: BufReader<ChildStdout>,
-    python: PathBuf,
-    /// Of the Python package.
-    pub(super) version: String,
 }
 
 /// What the peer is set up for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Setup<'a> {
+    pub(super) python: &'a Path,
     pub(super) model: &'a Path,
     pub(super) threads: usize,
     /// Positions of one sequence.
@@ -35,80 +53,91 @@ pub(super) struct Setup<'a> {
     pub(super) sequences: usize,
 }
 
+/// Why there is no measurement.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// This mode does not work here: what happened, as the rest of a sentence.
+    Mode(String),
+    /// No mode can work.
+    All(CliError),
+}
+
 impl Peer {
     /// Starts Python and loads the model.
-    pub(super) fn start(python: &Path, setup: Setup<'_>) -> Result<Self, CliError> {
-        let Setup { model, threads, context, sequences } = setup;
-        let setup = json!({ "model": model, "threads": threads, "context": context, "sequences": sequences });
-        let mut child = Command::new(python)
-            .args(["-c", SCRIPT, &setup.to_string()])
+    pub(super) fn start(mode: Mode, setup: Setup<'_>) -> Result<Self, Failure> {
+        let Setup { python, model, threads, context, sequences } = setup;
+        let arguments = json!({
+            "model": model, "threads": threads, "context": context, "sequences": sequences,
+            "extra_buffers": mode.extra_buffers,
+        });
+        let child = Command::new(python)
+            .args(["-c", SCRIPT, &arguments.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| CliError::Input {
-                message: format!("{} could not be started: {error}", python.display()),
-                hint: Some("`--python PATH` names a Python that has llama-cpp-python".into()),
-            })?;
+            .spawn();
+        let mut child = child.map_err(|error| {
+            Failure::All(CliError::input_with(
+                format!("{} could not be started: {error}", python.display()),
+                "`--python PATH` names a Python that has llama-cpp-python",
+            ))
+        })?;
         let (Some(commands), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(CliError::Internal("the peer has no pipes".into()));
+            return Err(Failure::All(CliError::Internal("the peer has no pipes".into())));
         };
         let answers = BufReader::new(answers);
-        let python = python.to_owned();
-        let mut peer = Self { child, commands, answers, python, version: String::new() };
+        let mut peer = Self { mode, version: String::new(), child, commands, answers };
         let ready = peer.answer()?;
+        if let Some(missing) = ready["missing"].as_str() {
+            let python = python.display();
+            return Err(Failure::All(CliError::input_with(
+                format!("{python} has no llama-cpp-python: {missing}"),
+                format!(
+                    "`{python} -m pip install --no-binary llama-cpp-python llama-cpp-python` builds it for \
+                     this machine; `--python PATH` names another Python"
+                ),
+            )));
+        }
         peer.version = ready["version"].as_str().unwrap_or("unknown").to_owned();
         Ok(peer)
     }
 
-    /// Seconds for a prompt.
-    pub(super) fn prefill(&mut self, tokens: &[u32]) -> Result<f64, CliError> {
-        self.ask(&json!(["prefill", [tokens]]))
-    }
-
-    /// Computes a prompt for each sequence, in place of what was there.
-    pub(super) fn fill(&mut self, prompts: &[Vec<u32>]) -> Result<(), CliError> {
-        self.ask(&json!(["fill", [prompts]])).map(drop)
-    }
-
-    /// Seconds for these tokens in each of the first `sequences` sequences, from `position` on.
-    pub(super) fn decode(
-        &mut self,
-        position: usize,
-        sequences: usize,
-        tokens: &[u32],
-    ) -> Result<f64, CliError> {
-        self.ask(&json!(["decode", [position, sequences, tokens]]))
-    }
-
-    fn ask(&mut self, command: &Value) -> Result<f64, CliError> {
+    /// Seconds that a command takes.
+    pub(super) fn ask(&mut self, command: &Value) -> Result<f64, Failure> {
         // If it has ended, what it last said is still in the other pipe.
         let _ = writeln!(self.commands, "{command}").and_then(|()| self.commands.flush());
         let answer = self.answer()?;
-        answer["seconds"].as_f64().ok_or_else(|| CliError::input(format!("llama.cpp answered {answer}")))
+        let seconds = answer["seconds"].as_f64().filter(|seconds| seconds.is_finite());
+        seconds.ok_or_else(|| Failure::Mode(format!("answered {answer}")))
     }
 
-    fn answer(&mut self) -> Result<Value, CliError> {
+    fn answer(&mut self) -> Result<Value, Failure> {
         let mut line = String::new();
         let read = self.answers.by_ref().take(ANSWER_BYTES_MAX).read_line(&mut line);
-        read.map_err(|error| CliError::read("the pipe from llama.cpp", error))?;
-        let answer: Value = serde_json::from_str(&line).map_err(|_| CliError::Input {
-            message: format!("{} ended or spoke out of turn: {:?}", self.python.display(), line.trim()),
-            hint: Some("what it says above may tell why; `--python PATH` names another one".into()),
-        })?;
-        if let Some(missing) = answer["missing"].as_str() {
-            let python = self.python.display();
-            return Err(CliError::Input {
-                message: format!("{python} has no llama-cpp-python: {missing}"),
-                hint: Some(format!(
-                    "`{python} -m pip install --no-binary llama-cpp-python llama-cpp-python` builds it for \
-                     this machine; `--python PATH` names another Python"
-                )),
-            });
+        if let Err(error) = read {
+            return Err(Failure::Mode(format!("could not be read from: {error}")));
         }
+        if line.is_empty() {
+            return Err(Failure::Mode(self.end()));
+        }
+        let answer: Value = serde_json::from_str(&line)
+            .map_err(|_| Failure::Mode(format!("spoke out of turn: {:?}", line.trim())))?;
         match answer["error"].as_str() {
-            Some(error) => Err(CliError::input(format!("llama.cpp could not be measured: {error}"))),
+            Some(error) => Err(Failure::Mode(format!("could not be measured: {error}"))),
             None => Ok(answer),
         }
+    }
+
+    /// How the process ended that has nothing more to say.
+    fn end(&mut self) -> String {
+        let begun = Instant::now();
+        while begun.elapsed() < END_PATIENCE {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return ended(status),
+                Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+                Err(error) => return format!("ended: {error}"),
+            }
+        }
+        "closed its output".to_owned()
     }
 }
 
@@ -117,6 +146,28 @@ impl Drop for Peer {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// How a process ended, as the rest of a sentence.
+fn ended(status: ExitStatus) -> String {
+    #[cfg(unix)]
+    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        let (name, meaning) = match signal {
+            4 => ("SIGILL", ": it was built with instructions that this machine refuses"),
+            6 => ("SIGABRT", ""),
+            7 => ("SIGBUS", ""),
+            8 => ("SIGFPE", ""),
+            9 => ("SIGKILL", ": perhaps memory ran out"),
+            11 => ("SIGSEGV", ""),
+            15 => ("SIGTERM", ""),
+            other => return format!("died of signal {other}"),
+        };
+        return format!("died of {name}{meaning}");
+    }
+    match status.code() {
+        Some(code) => format!("ended with exit code {code}"),
+        None => "ended".to_owned(),
     }
 }
 

@@ -4,6 +4,8 @@ use levain_engine::Arithmetic;
 use levain_kernels::ceilings::Ceilings;
 use serde_json::{Map, Value, json};
 
+use super::peer::Mode;
+
 /// Repeated measurements of one thing.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Samples(Vec<f64>);
@@ -42,6 +44,23 @@ pub(super) struct CeilingSamples {
 }
 
 impl CeilingSamples {
+    /// Of reading, 10⁹ bytes a second.
+    pub(super) fn read(&self) -> &Samples {
+        &self.read
+    }
+
+    pub(super) fn int8(&self) -> &Samples {
+        &self.int8
+    }
+
+    pub(super) fn f32(&self) -> &Samples {
+        &self.f32
+    }
+
+    pub(super) fn bf16(&self) -> &Samples {
+        &self.bf16
+    }
+
     pub(super) fn push(&mut self, ceilings: &Ceilings) {
         self.read.push(ceilings.read_gb_per_s);
         self.int8.push(ceilings.int8_gop_per_s);
@@ -63,37 +82,62 @@ impl CeilingSamples {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Rates {
     pub(super) ours: Samples,
-    peer: Samples,
-    ratios: Samples,
+    peers: Vec<PeerRates>,
     pub(super) ceilings: CeilingSamples,
 }
 
+/// The peer's in one of its modes.
+#[derive(Debug, Clone)]
+struct PeerRates {
+    mode: Mode,
+    rates: Samples,
+    /// Ours against it, round by round.
+    ratios: Samples,
+}
+
 impl Rates {
-    /// One round.
-    pub(super) fn push(&mut self, ours: f64, peer: Option<f64>) {
+    /// One round, with the peer's rate in each mode.
+    pub(super) fn push(&mut self, ours: f64, peers: impl IntoIterator<Item = (Mode, f64)>) {
         self.ours.push(ours);
-        if let Some(peer) = peer {
-            self.peer.push(peer);
-            self.ratios.push(ours / peer.max(1e-9));
+        for (mode, rate) in peers {
+            let at = self.peers.iter().position(|peer| peer.mode == mode).unwrap_or_else(|| {
+                self.peers.push(PeerRates { mode, rates: Samples::default(), ratios: Samples::default() });
+                self.peers.len() - 1
+            });
+            self.peers[at].rates.push(rate);
+            self.peers[at].ratios.push(ours / rate.max(1e-9));
         }
+    }
+
+    /// The modes that were there in every round.
+    fn complete(&self) -> impl Iterator<Item = &PeerRates> {
+        self.peers.iter().filter(|peer| peer.rates.0.len() == self.ours.0.len())
+    }
+
+    /// The peer at its best.
+    fn peer(&self) -> Option<&PeerRates> {
+        self.complete().max_by(|a, b| a.rates.median().total_cmp(&b.rates.median()))
     }
 
     fn peer_json(&self, what: &str) -> Vec<(String, Value)> {
-        if self.peer.0.is_empty() {
-            return Vec::new();
-        }
+        let Some(peer) = self.peer() else { return Vec::new() };
+        let modes: Map<String, Value> = self
+            .complete()
+            .map(|peer| (peer.mode.name.to_owned(), json!(round(peer.rates.median()))))
+            .collect();
         vec![
-            (format!("peer_{what}_tokens_per_s"), json!(round(self.peer.median()))),
-            (format!("peer_{what}_spread"), json!(self.peer.spread())),
-            (format!("{what}_ratio"), json!(round(self.ratios.median()))),
+            (format!("peer_{what}_tokens_per_s"), json!(round(peer.rates.median()))),
+            (format!("peer_{what}_spread"), json!(peer.rates.spread())),
+            (format!("peer_{what}_mode"), json!(peer.mode.name)),
+            (format!("peer_{what}_tokens_per_s_by_mode"), json!(modes)),
+            (format!("{what}_ratio"), json!(round(peer.ratios.median()))),
         ]
     }
 
-    fn peer_cells(&self) -> [String; 2] {
-        if self.peer.0.is_empty() {
-            return Default::default();
-        }
-        [self.peer.shown(), format!("{:.2}", self.ratios.median())]
+    /// The peer's rate, its mode and the ratio.
+    pub(super) fn peer_cells(&self) -> [String; 3] {
+        let Some(peer) = self.peer() else { return Default::default() };
+        [peer.rates.shown(), peer.mode.name.to_owned(), format!("{:.2}", peer.ratios.median())]
     }
 }
 
@@ -130,6 +174,12 @@ impl Prefill {
         }
     }
 
+    /// How much of the ceiling is used, in words.
+    pub(super) fn of_ceiling(&self) -> String {
+        let unit = if self.arithmetic == Arithmetic::Int8 { "GOP/s" } else { "GFLOP/s" };
+        of_ceiling(self.gop_per_s(), self.ceiling(), unit)
+    }
+
     /// All keys but those of the ceilings.
     pub(super) fn json(&self, into: &mut Map<String, Value>) {
         into.insert("prefill".into(), json!(self.tokens));
@@ -144,12 +194,11 @@ impl Prefill {
     }
 
     pub(super) fn cells(&self) -> Vec<String> {
-        let unit = if self.arithmetic == Arithmetic::Int8 { "GOP/s" } else { "GFLOP/s" };
         let first =
             format!("{:.3} s, {:.3} s cached", self.first_token.median(), self.cached_first_token.median());
         let mut cells = vec![format!("prefill {}", self.tokens), "1".into(), "0".into()];
         cells.push(self.rates.ours.shown());
-        cells.push(of_ceiling(self.gop_per_s(), self.ceiling(), unit));
+        cells.push(self.of_ceiling());
         cells.push(first);
         cells.extend(self.rates.peer_cells());
         cells
@@ -176,6 +225,12 @@ impl Decode {
         self.step_bytes.map(|bytes| bytes as f64 * self.rates.ours.median() / self.batch as f64 / 1e9)
     }
 
+    /// How much of the ceiling is used, in words, where that is known.
+    pub(super) fn of_ceiling(&self) -> String {
+        let ceiling = self.rates.ceilings.read.median();
+        self.gb_per_s().map_or_else(String::new, |rate| of_ceiling(rate, ceiling, "GB/s"))
+    }
+
     /// All keys, those of the ceilings too.
     pub(super) fn json(&self, into: &mut Map<String, Value>) {
         into.insert("batch".into(), json!(self.batch));
@@ -196,8 +251,7 @@ impl Decode {
         let mut cells =
             vec![format!("decode {}", self.tokens), self.batch.to_string(), self.depth.to_string()];
         cells.push(self.rates.ours.shown());
-        let ceiling = self.rates.ceilings.read.median();
-        cells.push(self.gb_per_s().map_or_else(String::new, |rate| of_ceiling(rate, ceiling, "GB/s")));
+        cells.push(self.of_ceiling());
         cells.push(String::new());
         cells.extend(self.rates.peer_cells());
         cells
@@ -235,6 +289,7 @@ fn precise(seconds: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::bench::peer::MODES;
 
     fn samples(values: &[f64]) -> Samples {
         let mut samples = Samples::default();
@@ -254,16 +309,34 @@ mod tests {
         let mut rates = Rates::default();
         // The machine is twice as fast in the second round: the ratio is that of either round.
         for (ours, peer) in [(10.0, 5.0), (20.0, 10.0), (14.0, 7.0)] {
-            rates.push(ours, Some(peer));
+            rates.push(ours, [(MODES[0], peer)]);
         }
         let json: Map<String, Value> = rates.peer_json("decode").into_iter().collect();
         assert_eq!((&json["decode_ratio"], &json["peer_decode_tokens_per_s"]), (&json!(2.0), &json!(7.0)));
+        assert_eq!(json["peer_decode_mode"], "repack");
+    }
+
+    #[test]
+    fn the_peer_s_better_mode_counts_if_it_was_there_to_the_end() {
+        let mut rates = Rates::default();
+        for ours in [10.0, 12.0, 11.0] {
+            rates.push(ours, [(MODES[0], 4.0), (MODES[1], 5.0)]);
+        }
+        let json: Map<String, Value> = rates.peer_json("prefill").into_iter().collect();
+        assert_eq!((&json["peer_prefill_mode"], &json["prefill_ratio"]), (&json!("no-repack"), &json!(2.2)));
+        assert_eq!(json["peer_prefill_tokens_per_s_by_mode"], json!({ "repack": 4.0, "no-repack": 5.0 }));
+        // The better one dies before the last round.
+        rates.push(9.0, [(MODES[0], 4.0)]);
+        assert_eq!(rates.peer_cells()[1], "repack");
+        let json: Map<String, Value> = rates.peer_json("prefill").into_iter().collect();
+        assert_eq!(json["peer_prefill_tokens_per_s_by_mode"], json!({ "repack": 4.0 }));
+        assert!(Rates::default().peer_json("decode").is_empty());
     }
 
     #[test]
     fn shares_are_of_the_bytes_of_all_steps() {
         let mut rates = Rates::default();
-        rates.push(8.0, None);
+        rates.push(8.0, []);
         let ceilings = Ceilings {
             threads: 1,
             read_gb_per_s: 4.0,
