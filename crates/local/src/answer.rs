@@ -166,12 +166,13 @@ impl Answer {
             self.splitter.finish(&mut self.pieces);
             self.drain_pieces(out);
         }
-        if ended && !self.stopped {
-            if let Some(mut tools) = self.tools.take() {
-                tools.finish(&mut self.tool_pieces);
-                self.drain_tool_pieces(out);
-                self.tools = Some(tools);
-            }
+        if ended
+            && !self.stopped
+            && let Some(mut tools) = self.tools.take()
+        {
+            tools.finish(&mut self.tool_pieces);
+            self.drain_tool_pieces(out);
+            self.tools = Some(tools);
         }
         if !self.stopped {
             let rest = self.stop.flush();

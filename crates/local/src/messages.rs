@@ -26,6 +26,7 @@ pub(crate) fn to_template(messages: &[Message], arguments: Arguments) -> Result<
     }
     let mut names: HashMap<&str, &str> = HashMap::new();
     let mut out = Vec::with_capacity(messages.len());
+    refuse_images(messages)?;
     for message in messages {
         match message.role {
             Role::Assistant => out.push(assistant(message, arguments, &mut names)?),
@@ -92,7 +93,7 @@ fn assistant<'a>(
                     "function": {"name": call.name, "arguments": value},
                 }));
             }
-            Part::Image { .. } => return Err(no_images()),
+            Part::Image { .. } => {}
             Part::ToolResult { .. } => {
                 return Err(invalid(
                     "messages",
@@ -134,24 +135,29 @@ fn results(message: &Message, names: &HashMap<&str, &str>, out: &mut Vec<Value>)
 fn refuse_misplaced(message: &Message) -> Result<(), ProviderError> {
     for part in &message.parts {
         match part {
-            Part::Image { .. } => return Err(no_images()),
             Part::Reasoning { .. } | Part::ToolCall(_) => {
                 let role = message.role.as_str();
                 let message =
                     format!("a {role} message can't hold thinking or a tool call; only the assistant's can");
                 return Err(invalid("messages", message));
             }
-            Part::Text { .. } | Part::ToolResult { .. } => {}
+            Part::Text { .. } | Part::Image { .. } | Part::ToolResult { .. } => {}
         }
     }
     Ok(())
 }
 
-fn no_images() -> ProviderError {
-    ProviderError::Unsupported {
-        param: "messages".into(),
-        message: "this model reads text only; leave the images out, or ask a model that sees".to_owned(),
+/// Parts of a user's message are in the order in which the caller wrote them.
+fn refuse_images(messages: &[Message]) -> Result<(), ProviderError> {
+    for (i, message) in messages.iter().enumerate() {
+        if let Some(k) = message.parts.iter().position(|part| matches!(part, Part::Image { .. })) {
+            return Err(ProviderError::unsupported(
+                format!("messages[{i}].content[{k}].image_url"),
+                "this model reads text only; leave the images out, or ask a model that sees",
+            ));
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -218,7 +224,8 @@ mod tests {
             (vec![result("1")], Role::Assistant, false),
         ] {
             let error = to_template(&[Message { role, parts }], Arguments::Object).unwrap_err();
-            assert_eq!(error.param(), Some("messages"));
+            let param = if unsupported { "messages[0].content[0].image_url" } else { "messages" };
+            assert_eq!(error.param(), Some(param));
             assert_eq!(matches!(error, ProviderError::Unsupported { .. }), unsupported);
         }
         assert!(to_template(&[], Arguments::Object).is_err());

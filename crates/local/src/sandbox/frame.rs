@@ -11,6 +11,9 @@ pub(super) const TEXT: u8 = b'T';
 /// From the worker: a [`levain_tokenizer::RenderFailure`] as JSON.
 pub(super) const FAILURE: u8 = b'F';
 
+/// The letter and the body.
+pub(super) type Frame = (u8, Vec<u8>);
+
 /// Bytes of one frame: a body of 16 MiB may be written four times over, escaped.
 pub(super) const FRAME_BYTES_MAX: usize = 256 << 20;
 
@@ -27,7 +30,7 @@ pub(super) fn write(out: &mut impl Write, kind: u8, body: &[u8]) -> Result<()> {
 }
 
 /// The next frame; `None` where the other side has closed the pipe between two.
-pub(super) fn read(input: &mut impl Read) -> Result<Option<(u8, Vec<u8>)>> {
+pub(super) fn read(input: &mut impl Read) -> Result<Option<Frame>> {
     let mut kind = [0];
     if input.read(&mut kind)? == 0 {
         return Ok(None);
@@ -48,7 +51,6 @@ pub(super) fn read(input: &mut impl Read) -> Result<Option<(u8, Vec<u8>)>> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

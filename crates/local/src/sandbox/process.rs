@@ -77,12 +77,15 @@ impl TemplateRenderer for TemplateProcesses {
     }
 }
 
+/// A frame of the worker's, or that there are none any more.
+type Answer = io::Result<Option<frame::Frame>>;
+
 /// A worker; ended when it is dropped.
 #[derive(Debug)]
 struct Process {
     child: Mutex<Child>,
     input: ChildStdin,
-    answers: Receiver<io::Result<Option<(u8, Vec<u8>)>>>,
+    answers: Receiver<Answer>,
     /// It waits for the next frame.
     is_sound: bool,
 }

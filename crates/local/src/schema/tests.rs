@@ -97,16 +97,11 @@ fn draw(compiled: &Compiled, seed: u64) -> Option<String> {
             assert!(constraint.may_stop(), "a dead end behind {:?}", String::from_utf8_lossy(&text));
             return Some(String::from_utf8(text).unwrap());
         }
+        let in_text = is_in_text(&text);
         let first = |bytes: &[u8]| {
-            let rank = b"}]\"".iter().position(|close| bytes == [*close]);
-            let is_blank = bytes.iter().all(u8::is_ascii_whitespace);
-            rank.unwrap_or(if bytes == b"," {
-                4
-            } else if is_blank {
-                20
-            } else {
-                5
-            })
+            let close: &[u8] = if in_text { b"\"" } else { b"}]\"," };
+            let rank = close.iter().position(|close| bytes == [*close]);
+            rank.unwrap_or(if bytes.iter().all(u8::is_ascii_whitespace) { 20 } else { 10 })
         };
         let pool: Vec<u32> = if closing || draw.next(4) == 0 {
             let best = allowed.iter().map(|&id| first(table.bytes(id))).min().unwrap();
@@ -121,6 +116,15 @@ fn draw(compiled: &Compiled, seed: u64) -> Option<String> {
         constraint.accept(token).unwrap();
     }
     None
+}
+
+fn is_in_text(text: &[u8]) -> bool {
+    let (mut inside, mut escaped) = (false, false);
+    for &byte in text {
+        inside ^= byte == b'"' && !escaped;
+        escaped = inside && byte == b'\\' && !escaped;
+    }
+    inside
 }
 
 /// Whether the grammar takes a text as a whole.

@@ -36,7 +36,7 @@ async fn what_is_out_of_range_names_its_field() {
         ("top_p", with(&|r| r.sampling.top_p = Some(2.0))),
         ("logit_bias", with(&|r| r.sampling.logit_bias = (0..10_000).map(|id| (id, 1.0)).collect())),
         ("messages", with(&|r| r.messages.clear())),
-        ("messages", with(&|r| r.messages[0].parts = vec![image.clone()])),
+        ("messages[0].content[0].image_url", with(&|r| r.messages[0].parts = vec![image.clone()])),
         ("tool_choice", with(&|r| r.tool_choice = ToolChoice::Required)),
         ("tool_choice", with(&|r| r.tool_choice = ToolChoice::Named("f".into()))),
         ("tools", with(&|r| r.tools = vec![weather(), weather()])),

@@ -24,7 +24,8 @@ fn reference_models_open() {
         ("deepseek-v2-lite", Some(ModelType::DeepseekV2), 83),
         ("deepseek-v3", Some(ModelType::DeepseekV3), 269),
         ("deepseek-v3-fp8", Some(ModelType::DeepseekV3), 93),
-        ("janus-pro", None, 0),
+        // Its part for text.
+        ("janus-pro", Some(ModelType::Llama), 322),
     ];
     for (name, model_type, tensors) in models {
         let Some(path) = shared(&format!("fixtures/reference/{name}")) else { return };

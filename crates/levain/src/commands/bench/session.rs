@@ -176,7 +176,6 @@ impl Session {
     }
 
     /// Measures `batch` sequences together, each after `depth` positions.
-    #[expect(clippy::cast_precision_loss, reason = "a number of tokens")]
     fn decode(&mut self, batch: usize, depth: usize, tokens: usize) -> Result<Decode, CliError> {
         let position = depth.max(1);
         let prompts: Vec<Vec<u32>> = (0..batch).map(|_| self.prompt(position)).collect();
