@@ -19,7 +19,7 @@ mkfifo "$scratch/stdin"
 "$fake_server" 127.0.0.1:0 "$scratch/script.json" <"$scratch/stdin" >"$scratch/url" &
 server=$!
 exec 3>"$scratch/stdin"
-until grep -q http "$scratch/url"; do
+until grep -qs http "$scratch/url"; do
     kill -0 "$server"
     sleep 0.1
 done
