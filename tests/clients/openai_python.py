@@ -313,7 +313,7 @@ def errors():
     assert error.param == "n" and error.type == "invalid_request_error"
     error = refused(openai.BadRequestError, lambda: chat(extra_body={"temprature": 1}))
     assert error.code == "unknown_parameter" and "temperature" in error.message
-    for more in [{"temperature": 3}, {"top_p": 0}, {"messages": []}, {"stop": [""]}, {"max_tokens": -1}]:
+    for more in [{"temperature": 3}, {"top_p": 2}, {"messages": []}, {"stop": [""]}, {"max_tokens": -2}]:
         error = refused(openai.BadRequestError, lambda more=more: chat(**more))
         assert error.param == list(more)[0], error.param
     refused(openai.BadRequestError, lambda: CLIENT.embeddings.create(model=MODEL, input=[]))
