@@ -315,7 +315,7 @@ def errors():
     assert error.code == "unknown_parameter" and "temperature" in error.message
     for more in [{"temperature": 3}, {"top_p": 2}, {"messages": []}, {"stop": [""]}, {"max_tokens": -2}]:
         error = refused(openai.BadRequestError, lambda more=more: chat(**more))
-        assert error.param == list(more)[0], error.param
+        assert error.param.split("[")[0] == list(more)[0], error.param
     refused(openai.BadRequestError, lambda: CLIENT.embeddings.create(model=MODEL, input=[]))
     url = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}
     refused(openai.BadRequestError, lambda: chat(messages=[{"role": "user", "content": [url]}]))
