@@ -6,8 +6,8 @@ venv=$1 fake_server=$2
 scratch=$(mktemp -d)
 server=
 trap '[ -z "$server" ] || kill "$server" 2>/dev/null || true; rm -rf "$scratch"' EXIT
-mkdir "$scratch/work"
-printf 'def add(a, b):\n    return a - b\n' >"$scratch/work/sums.py"
+mkdir "$scratch/project"
+printf 'def add(a, b):\n    return a - b\n' >"$scratch/project/sums.py"
 cat >"$scratch/script.json" <<'JSON'
 [
   {"tool": "bash", "arguments": {"command": "cat sums.py"}},
@@ -26,7 +26,7 @@ done
 url=$(cat "$scratch/url")
 export MSWEA_CONFIGURED=true MSWEA_COST_TRACKING=ignore_errors MSWEA_GLOBAL_CONFIG_DIR=$scratch/config
 export MSWEA_SILENT_STARTUP=1 OPENAI_API_KEY=none LITELLM_LOCAL_MODEL_COST_MAP=True HOME=$scratch
-cd "$scratch/work"
+cd "$scratch/project"
 "$venv/bin/mini" --yolo --exit-immediately --task "add() in sums.py subtracts: mend it." --model openai/fake \
     --output "$scratch/trajectory.json" -c mini.yaml -c "model.model_kwargs.api_base=$url" </dev/null >"$scratch/log" 2>&1 || {
     tail -n 40 "$scratch/log"
