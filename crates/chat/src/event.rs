@@ -44,6 +44,15 @@ pub struct TokenLogprob {
     pub top: Vec<TopLogprob>,
 }
 
+impl TokenLogprob {
+    /// About how much memory it takes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let top = self.top.iter().map(|top| size_of::<TopLogprob>() + top.bytes.len());
+        size_of::<Self>() + self.bytes.len() + top.sum::<usize>()
+    }
+}
+
 /// Tokens and times of one request, all its answers together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -124,4 +133,20 @@ pub enum ChatEvent {
     },
     /// The last event of a stream.
     Usage(Usage),
+}
+
+impl ChatEvent {
+    /// About how much memory it takes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let inside = match self {
+            Self::Reasoning { text, .. } | Self::Text { text, .. } => text.len(),
+            Self::ToolCallStart { id, name, .. } => id.len() + name.len(),
+            Self::ToolCallArguments { fragment, .. } => fragment.len(),
+            Self::Logprobs { tokens, .. } => tokens.iter().map(TokenLogprob::size).sum(),
+            Self::Unenforced(all) => all.iter().map(String::len).sum(),
+            Self::Finish { .. } | Self::Usage(_) => 0,
+        };
+        size_of::<Self>() + inside
+    }
 }

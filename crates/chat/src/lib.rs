@@ -4,12 +4,14 @@
 mod error;
 mod event;
 mod message;
+mod places;
 mod provider;
 mod request;
 
 pub use error::{ErrorClass, ProviderError};
 pub use event::{ChatEvent, FinishReason, TokenLogprob, TopLogprob, Usage};
 pub use message::{Message, Part, Role, ToolCall};
+pub use places::{Place, Places};
 pub use provider::{
     BoxFuture, ChatStream, CompletionEvent, CompletionStream, Embedding, ExpertLoad, ModelInfo, Provider,
     ProviderLoad, RenderedPrompt,

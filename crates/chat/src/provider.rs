@@ -41,6 +41,20 @@ pub enum CompletionEvent {
     Usage(Usage),
 }
 
+impl CompletionEvent {
+    /// About how much memory it takes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let inside = match self {
+            Self::Text { text, tokens, .. } => {
+                text.len() + tokens.iter().map(TokenLogprob::size).sum::<usize>()
+            }
+            Self::Finish { .. } | Self::Usage(_) => 0,
+        };
+        size_of::<Self>() + inside
+    }
+}
+
 /// The vector of one input.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embedding {
@@ -102,8 +116,9 @@ pub trait Provider: Send + Sync {
         text: &'a str,
         add_special: bool,
         parse_special: bool,
+        tenant: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Vec<u32>, ProviderError>> {
-        let _ = (model, text, add_special, parse_special);
+        let _ = (model, text, add_special, parse_special, tenant);
         unsupported("tokenize")
     }
 
@@ -112,8 +127,9 @@ pub trait Provider: Send + Sync {
         &'a self,
         model: &'a str,
         tokens: &'a [u32],
+        tenant: Option<&'a str>,
     ) -> BoxFuture<'a, Result<String, ProviderError>> {
-        let _ = (model, tokens);
+        let _ = (model, tokens, tenant);
         unsupported("detokenize")
     }
 
@@ -142,6 +158,8 @@ pub struct ProviderLoad {
     pub kv_blocks_total: u64,
     /// Bytes of weights that are still being brought into their final form: until none are left answers grow slowly.
     pub unpacked_bytes: u64,
+    /// Answers that ended because of a bug.
+    pub panics: u64,
     /// What reading experts from the disk has come to, where a model is larger than its memory.
     pub experts: Option<ExpertLoad>,
 }

@@ -63,6 +63,9 @@ pub struct EngineConfig {
     pub max_num_batched_tokens: usize,
     /// The most requests that may wait; one more is refused as overloaded.
     pub max_queued_requests: usize,
+    /// The most requests of one tenant that may wait or be under way, `None` for any number: with less than
+    /// `max_queued_requests`, no tenant can fill the queue for all others.
+    pub max_requests_per_tenant: Option<usize>,
     /// Rows of prompts in a step. `None` measures and chooses: few beside answers, so that the gaps between their
     /// tokens stay short, more where nobody waits for a token.
     pub prompt_chunk_tokens: Option<usize>,
@@ -75,6 +78,8 @@ pub struct EngineConfig {
     pub kv_dtype: KvCacheType,
     /// The most bytes of memory to use, if less than what is free.
     pub memory_limit: Option<u64>,
+    /// Bytes that requests may take outside the engine, as what serves them says; the plan leaves them free.
+    pub request_bytes: u64,
     /// Whether and how tokens are drafted ahead. Answers do not depend on it.
     pub speculation: Speculation,
     /// Tokens drafted for each step, at most 8. `None` measures and chooses, and stops where drafts do not pay.
@@ -100,11 +105,13 @@ impl Default for EngineConfig {
             max_num_seqs: 16,
             max_num_batched_tokens: 512,
             max_queued_requests: 256,
+            max_requests_per_tenant: None,
             prompt_chunk_tokens: None,
             context_length: None,
             kv_cache_tokens: None,
             kv_dtype: KvCacheType::Auto,
             memory_limit: None,
+            request_bytes: 0,
             speculation: Speculation::Off,
             draft_tokens: None,
             expanded_prompts: ExpandedPrompts::Auto,
@@ -160,6 +167,9 @@ impl EngineConfig {
         }
         let queued = self.max_queued_requests;
         check("max_queued_requests", queued, (1..=65_536).contains(&queued), "from 1 to 65536")?;
+        if let Some(limit) = self.max_requests_per_tenant {
+            check("max_requests_per_tenant", limit, limit >= 1, "at least 1")?;
+        }
         if let Some(length) = self.context_length {
             check("context_length", length, length >= 2, "at least 2")?;
         }

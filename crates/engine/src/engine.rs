@@ -16,6 +16,7 @@ use crate::job::Submission;
 use crate::memory::free_memory;
 use crate::plan::{self, BLOCK_LEN, MemoryPlan, WeightSizes};
 use crate::request::{ANSWERS_MAX, Injector, Request, RequestKind, TOP_LOGPROBS_MAX};
+use crate::shares::Shares;
 use crate::spec::{Drafts, MakeDrafts};
 use crate::stats::EngineStats;
 use crate::worker::{DraftSource, Drafter, Packing, Worker};
@@ -45,6 +46,7 @@ struct Inner {
     plan: MemoryPlan,
     /// Where there is speculation.
     drafts: Option<MakeDrafts>,
+    shares: Arc<Shares>,
 }
 
 /// What handles and the engine's thread share.
@@ -65,8 +67,8 @@ pub(crate) struct Inbox {
     pub(crate) submissions: Vec<Submission>,
     /// Sequences waiting inside, as the engine's thread last said.
     pub(crate) waiting: usize,
-    /// Something has come from the disk, or gone there.
-    pub(crate) disk_news: bool,
+    /// Something has come from the disk, or gone there, or a constraint has spoken that an answer waits for.
+    pub(crate) news: bool,
     pub(crate) shutdown: Option<Shutdown>,
     /// The engine's thread has ended.
     pub(crate) closed: bool,
@@ -149,7 +151,17 @@ impl Engine {
             .spawn(move || worker.run())
             .map_err(EngineError::Thread)?;
         let thread = Mutex::new(Some(thread));
-        Ok(Self { inner: Arc::new(Inner { shared, thread, model: model_config, config, plan, drafts }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                shared,
+                thread,
+                model: model_config,
+                config,
+                plan,
+                drafts,
+                shares: Arc::default(),
+            }),
+        })
     }
 
     /// Hands in a request. It is checked here; whatever happens afterwards its sink is told.
@@ -159,10 +171,21 @@ impl Engine {
         let injector = request.injector.clone().unwrap_or_default();
         let context_length = self.inner.plan.context_length;
         let flag = Arc::clone(&cancelled);
-        let mut submission =
-            Submission::new(request, injector.clone(), flag, context_length, self.inner.drafts);
+        let tenant = request.tenant;
+        let mut submission = Submission::new(
+            request,
+            injector.clone(),
+            flag,
+            context_length,
+            self.inner.drafts,
+            self.inner.model.vocab_size,
+        );
         if let Some(from) = self.inner.config.expanded_from(&self.inner.model) {
             submission.sequences.iter_mut().for_each(|sequence| sequence.expand_prompt(from, BLOCK_LEN));
+        }
+        if let Some(limit) = self.inner.config.max_requests_per_tenant {
+            let place = self.inner.shares.take(tenant, limit);
+            submission.job.place = Some(place.map_err(|queued| EngineError::Overloaded { queued, limit })?);
         }
         let limit = self.inner.config.max_queued_requests;
         let mut inbox = lock(&self.inner.shared.inbox);
@@ -281,7 +304,7 @@ fn open_disk_cache(
     let identity = disk::identity(checkpoint, model, kv.layout()).map_err(failed)?;
     let shared = Arc::clone(shared);
     let news = move || {
-        lock(&shared.inbox).disk_news = true;
+        lock(&shared.inbox).news = true;
         shared.bell.notify_one();
     };
     DiskCache::open(config, identity, kv.bytes_per_block(), news).map_err(failed)

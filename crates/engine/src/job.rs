@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use crate::error::EngineError;
 use crate::plan::BLOCK_LEN;
-use crate::request::{
-    Constraint, Event, FinishReason, Injector, Request, RequestKind, Sink, TokenLogprob, Usage,
-};
+use crate::request::{Event, FinishReason, Injector, Request, RequestKind, Sink, TokenLogprob, Usage};
 use crate::sampling::SamplingParams;
 use crate::sequence::{Sequence, SequenceId, SequenceStatus};
+use crate::shares::Place;
 use crate::spec::MakeDrafts;
+use crate::worker::Constrained;
 
 /// A request as it lies in the inbox: everything that takes time has been done on the caller's thread.
 #[derive(Debug)]
@@ -53,7 +53,8 @@ pub(crate) struct Answer {
 pub(crate) struct Job {
     pub(crate) wish: Wish,
     pub(crate) answers: Vec<Answer>,
-    pub(crate) constraints: Vec<Box<dyn Constraint>>,
+    /// One for each answer, or none.
+    pub(crate) constraints: Vec<Constrained>,
     pub(crate) injector: Injector,
     /// Prompt positions whose log-probabilities have been collected, and those not yet sent.
     pub(crate) scored: usize,
@@ -65,6 +66,9 @@ pub(crate) struct Job {
     prompt_tokens: usize,
     cancelled: Arc<AtomicBool>,
     sink: Sink,
+    sink_panicked: bool,
+    /// Counted until the request is over, where tenants have shares.
+    pub(crate) place: Option<Place>,
 }
 
 impl std::fmt::Debug for Job {
@@ -83,6 +87,7 @@ impl Submission {
         cancelled: Arc<AtomicBool>,
         context_length: usize,
         drafts: Option<MakeDrafts>,
+        vocab_size: usize,
     ) -> Self {
         let prompt_len = request.prompt.len();
         let room = context_length.saturating_sub(prompt_len);
@@ -116,7 +121,11 @@ impl Submission {
                 prompt_logprobs: request.prompt_logprobs,
             },
             answers: (0..request.n).map(answer).collect(),
-            constraints: request.constraints,
+            constraints: request
+                .constraints
+                .into_iter()
+                .map(|constraint| Constrained::new(constraint, vocab_size))
+                .collect(),
             injector,
             scored: 0,
             scores: Vec::new(),
@@ -126,6 +135,8 @@ impl Submission {
             prompt_tokens: prompt_len,
             cancelled,
             sink: request.sink,
+            sink_panicked: false,
+            place: None,
         };
         Self { job, sequences }
     }
@@ -164,11 +175,17 @@ impl Job {
             Ok(ControlFlow::Break(())) => self.cancel(),
             Err(_) => {
                 tracing::error!("the sink of a request panicked; the request is cancelled");
+                self.sink_panicked = true;
                 // It is in no state to be told more.
                 self.sink = Box::new(|_| ControlFlow::Break(()));
                 self.cancel();
             }
         }
+    }
+
+    /// Whether the sink is gone for good.
+    pub(crate) fn sink_panicked(&self) -> bool {
+        self.sink_panicked
     }
 
     /// Sends prompt log-probabilities collected so far.

@@ -23,6 +23,7 @@ mod request;
 mod sampling;
 mod scheduler;
 mod sequence;
+mod shares;
 mod spec;
 mod stats;
 mod worker;

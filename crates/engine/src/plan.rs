@@ -157,6 +157,8 @@ pub struct MemoryPlan {
     pub scratch_bytes: u64,
     /// The program itself and the vocabulary.
     pub program_bytes: u64,
+    /// What requests take outside the engine, see [`EngineConfig::request_bytes`].
+    pub request_bytes: u64,
     /// What may be used, as far as known.
     pub free_bytes: Option<u64>,
     /// Tokens a sequence may have.
@@ -173,7 +175,7 @@ impl MemoryPlan {
     /// All bytes.
     pub fn total(&self) -> u64 {
         let buffers = self.scratch_bytes.saturating_add(self.read_buffer_bytes);
-        let buffers = buffers.saturating_add(self.program_bytes);
+        let buffers = buffers.saturating_add(self.program_bytes).saturating_add(self.request_bytes);
         self.resident_weights().saturating_add(self.kv_bytes).saturating_add(buffers)
     }
 
@@ -217,6 +219,9 @@ impl fmt::Display for MemoryPlan {
         line("KV cache", self.kv_bytes, &tokens)?;
         line("scratch", self.scratch_bytes, "")?;
         line("program", self.program_bytes, "")?;
+        if self.request_bytes > 0 {
+            line("requests", self.request_bytes, "")?;
+        }
         line("together", self.total(), "")?;
         if let Some(free) = self.free_bytes {
             line("free", free, "")?;
@@ -291,7 +296,7 @@ pub fn plan_for(
     let mut context_length = asked.unwrap_or(CONTEXT_LENGTH_DEFAULT).min(config.max_position_embeddings);
     let usable = free.map_or(u64::MAX, |free| free - free / MARGIN_DIVISOR);
     let program = program_bytes(config);
-    let beside = scratch.saturating_add(program);
+    let beside = scratch.saturating_add(program).saturating_add(engine.request_bytes);
     let all = weights.total().saturating_add(beside);
     let shortest = block_bytes.saturating_mul(context_length.div_ceil(BLOCK_LEN) as u64);
     // Experts that do not fit are read when they are needed.
@@ -334,6 +339,7 @@ pub fn plan_for(
         kv_bytes,
         scratch_bytes: scratch,
         program_bytes: program,
+        request_bytes: engine.request_bytes,
         free_bytes: free,
         context_length,
         kv_cache_tokens: n_blocks.saturating_mul(BLOCK_LEN),

@@ -42,6 +42,9 @@ pub(crate) struct Sequence {
     pub(crate) blocks: Vec<u32>,
     /// Blocks that are still to come from the disk; meanwhile nothing of it is computed.
     pub(crate) reading: usize,
+    /// Whether it sits out steps because its constraint is still being asked what may come next. Its last token is to
+    /// be computed once more then.
+    pub(crate) parked: bool,
     /// Whether its blocks may come from the prefix cache.
     pub(crate) may_reuse: bool,
     /// Tokens of the prompt that came from the prefix cache.
@@ -83,6 +86,7 @@ impl Sequence {
             num_computed: 0,
             blocks: Vec::with_capacity(blocks_max),
             reading: 0,
+            parked: false,
             may_reuse: true,
             cached_tokens: 0,
             was_preempted: false,

@@ -47,6 +47,8 @@ pub struct EngineStats {
     pub accepted_tokens: u64,
     /// Sequences sent back into the queue for want of blocks so far.
     pub preemptions: u64,
+    /// Answers that ended because of a panic, in a step or in what their request brought along.
+    pub panics: u64,
     /// Experts read from the disk, where they do not all fit into memory.
     pub experts: Option<ExpertStats>,
     /// The prefix cache on the disk, where there is one.

@@ -132,7 +132,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting {
         key: "serve.api_key",
         env: "LEVAIN_API_KEY",
-        help: "the key that clients must show",
+        help: "the key that clients must show; several, separated by commas, are several callers",
         default: "none, and then only this machine is served",
         secret: true,
         check: |_| Ok(()),

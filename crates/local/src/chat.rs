@@ -127,10 +127,10 @@ pub(crate) async fn start(
     let tenant = limits::tenant(request.tenant.as_deref());
     let body = match grammar {
         Plan::Free => Body::Free,
-        Plan::Guided(source) => Body::Guided(model.guide.compile(source, tenant).await?),
+        Plan::Guided(source) => Body::Guided(model.guide.compile(source, request.tenant.as_deref()).await?),
         Plan::Triggered { syntax, source, once } => Body::Triggered {
             gate: Gate::new(trigger(syntax), syntax == ToolSyntax::Llama3),
-            grammar: model.guide.compile(source, tenant).await?,
+            grammar: model.guide.compile(source, request.tenant.as_deref()).await?,
             once,
         },
     };
@@ -152,7 +152,7 @@ pub(crate) async fn start(
         logprobs: request.logprobs.is_some(),
         marks: marks(&model, prompt.syntax),
     };
-    let (sender, pending) = channel();
+    let (sender, pending) = channel(&model.unread);
     let mut sink = Sink::new(n, &model.tokenizer, &shape, sender);
     if let Body::Guided(grammar) | Body::Triggered { grammar, .. } = &body {
         sink.unenforced = grammar.unenforced.to_vec();

@@ -89,7 +89,7 @@ pub(crate) async fn start(
 ) -> Result<CompletionStream, ProviderError> {
     let tenant = limits::tenant(request.tenant.as_deref());
     let body = match prepared.grammar {
-        Some(source) => Body::Guided(model.guide.compile(source, tenant).await?),
+        Some(source) => Body::Guided(model.guide.compile(source, request.tenant.as_deref()).await?),
         None => Body::Free,
     };
     if let Body::Guided(grammar) = &body
@@ -99,7 +99,7 @@ pub(crate) async fn start(
         return Err(invalid("response_format", format!("{first}; `strict: false` is for chat completions")));
     }
     let n = request.n.max(1);
-    let (sender, pending) = channel();
+    let (sender, pending) = channel(&model.unread);
     let flags = if n > 1 && !request.stop.is_empty() { n } else { 0 };
     let flags: Vec<Arc<AtomicBool>> = (0..flags).map(|_| Arc::default()).collect();
     let mut constraints: Vec<Box<dyn Constraint>> = Vec::new();

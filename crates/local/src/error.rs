@@ -116,6 +116,10 @@ pub(crate) fn from_engine(error: &EngineError) -> ProviderError {
         EngineError::EmptyPrompt | EngineError::TokenOutOfRange { .. } => {
             ProviderError::invalid("prompt", error.to_string())
         }
+        // The text of a panic can quote anything; it is in the log.
+        EngineError::Panicked { .. } => {
+            ProviderError::Internal("the engine met a bug in itself; its log says more".to_owned())
+        }
         _ => ProviderError::Internal(error.to_string()),
     }
 }

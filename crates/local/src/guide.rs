@@ -2,7 +2,7 @@
 //! and kept for the next request. Limits count work; none of them looks at a clock.
 
 mod cache;
-mod places;
+mod embedded;
 mod source;
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use levain_chat::ProviderError;
+use levain_chat::{Places, ProviderError};
 use llguidance::{
     Logger, Matcher, ParserFactory,
     api::{GrammarInit, ParserLimits, TopLevelGrammar},
@@ -21,7 +21,6 @@ use serde_json::Value;
 
 use crate::{schema::FreeKeys, table::TokenTable};
 use cache::Cache;
-use places::Places;
 pub(crate) use source::{Piece, SchemaText, Source, Text};
 
 /// Bytes of a schema, expression or grammar.
@@ -30,6 +29,10 @@ pub const GRAMMAR_BYTES_MAX: usize = 64 * 1024;
 pub const SCHEMA_DEPTH_MAX: usize = 32;
 /// llguidance recurses over what it reads; its own thread has room for the deepest input that the limits admit.
 const COMPILE_STACK_BYTES: usize = 64 << 20;
+/// Grammars that are compiled at the same time.
+const PLACES: usize = 4;
+/// Those of them that may be one caller's.
+const PLACES_OF_ONE: usize = 1;
 
 /// Compiles grammars for one vocabulary.
 pub(crate) struct Guide {
@@ -66,7 +69,12 @@ impl std::fmt::Debug for Compiled {
 
 impl Guide {
     pub(crate) fn new(table: Arc<TokenTable>) -> Self {
-        Self { table, factory: OnceLock::new(), cache: Mutex::default(), places: Places::new() }
+        Self {
+            table,
+            factory: OnceLock::new(),
+            cache: Mutex::default(),
+            places: Places::new(PLACES, PLACES_OF_ONE),
+        }
     }
 
     /// Compiles a grammar on a thread of its own, or takes it from the cache.
@@ -76,14 +84,14 @@ impl Guide {
     pub(crate) async fn compile(
         self: &Arc<Self>,
         source: Source,
-        caller: u64,
+        caller: Option<&str>,
     ) -> Result<Compiled, ProviderError> {
         let key = format!("{source:?}");
         if let Some(hit) = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(hit);
         }
         self.prepare().await?;
-        let place = self.places.take(caller).await.ok_or(ProviderError::ShuttingDown)?;
+        let place = self.places.take(caller).await;
         let guide = Arc::clone(self);
         let param = source.param;
         let (send, receive) = tokio::sync::oneshot::channel();
@@ -170,7 +178,7 @@ impl Guide {
                 return invalid(source.param, text.refusal(&fault(error)));
             }
         }
-        if several {
+        if several && !source.is_callers_own() {
             tracing::debug!(error, "a grammar of several pieces can't be compiled");
             let message = "the schemas are too complex together; make them simpler, or send fewer";
             return invalid(source.param, message.to_owned());

@@ -16,6 +16,7 @@ use crate::{
     guide::Guide,
     sampling::SamplingDefaults,
     sandbox::TemplateWorker,
+    stream::Unread,
     table::TokenTable,
     template::Template,
 };
@@ -41,6 +42,8 @@ pub struct LocalModel {
     pub(crate) template: Option<Template>,
     pub(crate) table: Arc<TokenTable>,
     pub(crate) guide: Arc<Guide>,
+    /// What of its answers nobody has read.
+    pub(crate) unread: Arc<Unread>,
     pub(crate) sampling: SamplingDefaults,
     /// Tokens that end an answer.
     pub(crate) stop_ids: Vec<u32>,
@@ -113,6 +116,7 @@ impl LocalModel {
             engine: Engine::load_with_draft(checkpoint, draft.as_ref(), options.engine)?,
             tokenizer: Arc::new(tokenizer),
             guide: Arc::new(Guide::new(Arc::clone(&table))),
+            unread: Arc::default(),
             sampling: SamplingDefaults::new(checkpoint.generation_defaults()?, is_r1),
             template,
             table,

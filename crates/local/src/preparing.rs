@@ -1,26 +1,18 @@
 //! Work before a request reaches the engine: templates and texts, away from the async threads, a bounded number of
 //! pieces at once. No caller can hold all places, and whoever leaves gives theirs back as soon as the work notices.
 
-use std::collections::HashMap;
 use std::num::NonZero;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use levain_chat::ProviderError;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use levain_chat::{Place, Places, ProviderError};
 
 /// Pieces of work at once, for each core.
 const PER_CORE: usize = 2;
 
 /// The places that work before requests has.
 #[derive(Debug)]
-pub(crate) struct Preparing {
-    places: Arc<Semaphore>,
-    /// Places that one caller may hold: half of them.
-    per_caller: usize,
-    /// Those of callers that hold or wait for some.
-    callers: Mutex<HashMap<String, Arc<Semaphore>>>,
-}
+pub(crate) struct Preparing(Places);
 
 impl Default for Preparing {
     fn default() -> Self {
@@ -31,8 +23,7 @@ impl Default for Preparing {
 
 impl Preparing {
     fn new(places: usize) -> Self {
-        let per_caller = (places / 2).max(1);
-        Self { places: Arc::new(Semaphore::new(places)), per_caller, callers: Mutex::default() }
+        Self(Places::new(places, places / 2))
     }
 
     /// Runs a request's work when there is a place. What it is given says whether anybody still waits for it.
@@ -41,47 +32,20 @@ impl Preparing {
         tenant: Option<&str>,
         work: impl FnOnce(&dyn Fn() -> bool) -> Result<T, ProviderError> + Send + 'static,
     ) -> Result<T, ProviderError> {
-        let share = self.share(tenant.unwrap_or_default());
-        let own = share.acquire_owned().await.map_err(closed)?;
-        self.run(Some(own), work).await
-    }
-
-    /// Runs work that is short whatever the caller sends.
-    pub(crate) async fn short<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, ProviderError> + Send + 'static,
-    ) -> Result<T, ProviderError> {
-        self.run(None, move |_| work()).await
-    }
-
-    async fn run<T: Send + 'static>(
-        &self,
-        own: Option<OwnedSemaphorePermit>,
-        work: impl FnOnce(&dyn Fn() -> bool) -> Result<T, ProviderError> + Send + 'static,
-    ) -> Result<T, ProviderError> {
-        let place = Arc::clone(&self.places).acquire_owned().await.map_err(closed)?;
+        let place: Place = self.0.take(tenant).await;
         let left = Arc::new(AtomicBool::new(false));
         let _tells = TellOnDrop(Arc::clone(&left));
         let result = tokio::task::spawn_blocking(move || {
             let result = work(&|| left.load(Ordering::Relaxed));
-            drop((own, place));
+            drop(place);
             result
         });
-        result
-            .await
-            .map_err(|error| ProviderError::Internal(format!("a request's preparation failed: {error}")))?
+        result.await.map_err(|error| {
+            // Its text may quote what the request says.
+            tracing::error!(%error, "a request's preparation failed");
+            ProviderError::Internal("a request's preparation failed".to_owned())
+        })?
     }
-
-    fn share(&self, tenant: &str) -> Arc<Semaphore> {
-        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        callers.retain(|_, share| Arc::strong_count(share) > 1);
-        let share = callers.entry(tenant.to_owned());
-        Arc::clone(share.or_insert_with(|| Arc::new(Semaphore::new(self.per_caller))))
-    }
-}
-
-fn closed(_: AcquireError) -> ProviderError {
-    ProviderError::ShuttingDown
 }
 
 /// Dropped with the future that waits: its caller has the answer, or has gone.
@@ -114,8 +78,7 @@ mod tests {
         // All that wait have asked by the time that the others are served.
         assert_eq!(preparing.of_caller(Some("b"), |_| Ok(1)).await.unwrap(), 1);
         assert_eq!(preparing.of_caller(None, |_| Ok(2)).await.unwrap(), 2);
-        assert_eq!(preparing.short(|| Ok(3)).await.unwrap(), 3);
-        while preparing.share("a").available_permits() > 0 {
+        while preparing.0.free() > 2 {
             tokio::task::yield_now().await;
         }
         assert!(preparing.of_caller(Some("a"), |_| Ok(4)).now_or_never().is_none());

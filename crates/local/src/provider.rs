@@ -152,12 +152,13 @@ impl Provider for LocalProvider {
         text: &'a str,
         add_special: bool,
         parse_special: bool,
+        tenant: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Vec<u32>, ProviderError>> {
         Box::pin(async move {
             let model = Arc::clone(self.model(model)?);
             let text = text.to_owned();
             self.preparing
-                .short(move || {
+                .of_caller(tenant, move |_| {
                     let special = if parse_special { SpecialTokens::Parse } else { SpecialTokens::AsText };
                     let tokens = if add_special {
                         model.tokenizer.encode_with_special_tokens(&text, special)
@@ -174,12 +175,13 @@ impl Provider for LocalProvider {
         &'a self,
         model: &'a str,
         tokens: &'a [u32],
+        tenant: Option<&'a str>,
     ) -> BoxFuture<'a, Result<String, ProviderError>> {
         Box::pin(async move {
             let model = Arc::clone(self.model(model)?);
             let tokens = tokens.to_vec();
             self.preparing
-                .short(move || {
+                .of_caller(tenant, move |_| {
                     model.tokenizer.decode(&tokens).map_err(|error| from_tokenizer("tokens", &error))
                 })
                 .await
@@ -205,6 +207,7 @@ impl Provider for LocalProvider {
             load.kv_blocks_used += stats.total_blocks.saturating_sub(stats.free_blocks) as u64;
             load.kv_blocks_total += stats.total_blocks as u64;
             load.unpacked_bytes += stats.unpacked_bytes;
+            load.panics += stats.panics;
             if let Some(stats) = stats.experts {
                 let experts = load.experts.get_or_insert_default();
                 experts.hits += stats.hits;

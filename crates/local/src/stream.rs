@@ -2,62 +2,138 @@
 
 use std::{
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
 use futures::Stream;
-use levain_chat::{FinishReason, ProviderError, Usage};
+use levain_chat::{ChatEvent, CompletionEvent, FinishReason, ProviderError, Usage};
 use levain_engine::RequestHandle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// The sink's end. A reader that is slow must not hold up the engine, so nothing bounds the channel but the tokens of
-/// the answer itself.
+/// Bytes of events that nobody has read yet, all answers of a model together. Beyond it, answers end whose own part is
+/// more than [`OWN_BYTES_MAX`].
+pub const UNREAD_BYTES_MAX: usize = 64 << 20;
+const OWN_BYTES_MAX: usize = 1 << 20;
+
+/// Something that waits in a channel.
+pub(crate) trait Event {
+    /// About how much memory it takes.
+    fn size(&self) -> usize;
+}
+
+impl Event for ChatEvent {
+    fn size(&self) -> usize {
+        self.size()
+    }
+}
+
+impl Event for CompletionEvent {
+    fn size(&self) -> usize {
+        self.size()
+    }
+}
+
+/// Bytes of a model's events that nobody has read.
+#[derive(Debug, Default)]
+pub(crate) struct Unread(AtomicUsize);
+
+/// What of them is one answer's; given back when both ends of its channel are gone.
 #[derive(Debug)]
-pub(crate) struct Sender<T>(UnboundedSender<Result<T, ProviderError>>);
+struct Own {
+    all: Arc<Unread>,
+    bytes: AtomicUsize,
+}
+
+impl Own {
+    fn add(&self, bytes: usize) -> bool {
+        let own = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let all = self.all.0.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        own <= OWN_BYTES_MAX || all <= UNREAD_BYTES_MAX
+    }
+
+    fn remove(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.all.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.remove(self.bytes.load(Ordering::Relaxed));
+    }
+}
+
+/// The sink's end. A reader that is slow must not hold up the engine, so the channel takes what comes; but where
+/// nobody reads, so that memory fills, the answer ends.
+#[derive(Debug)]
+pub(crate) struct Sender<T> {
+    sender: UnboundedSender<Result<T, ProviderError>>,
+    own: Arc<Own>,
+}
 
 /// The caller's end. Dropping it ends the request at its next token.
 #[derive(Debug)]
 pub(crate) struct EventStream<T> {
     receiver: UnboundedReceiver<Result<T, ProviderError>>,
+    own: Arc<Own>,
     /// Cancels the request when dropped.
     _handle: RequestHandle,
 }
 
 /// A channel's two ends; the second becomes a stream once the request is submitted.
-pub(crate) fn channel<T>() -> (Sender<T>, Pending<T>) {
+pub(crate) fn channel<T>(unread: &Arc<Unread>) -> (Sender<T>, Pending<T>) {
     let (sender, receiver) = unbounded_channel();
-    (Sender(sender), Pending(receiver))
+    let own = Arc::new(Own { all: Arc::clone(unread), bytes: AtomicUsize::new(0) });
+    (Sender { sender, own: Arc::clone(&own) }, Pending { receiver, own })
 }
 
 /// A stream whose request is not submitted yet.
 #[derive(Debug)]
-pub(crate) struct Pending<T>(UnboundedReceiver<Result<T, ProviderError>>);
+pub(crate) struct Pending<T> {
+    receiver: UnboundedReceiver<Result<T, ProviderError>>,
+    own: Arc<Own>,
+}
 
 impl<T> Pending<T> {
     pub(crate) fn submitted(self, handle: RequestHandle) -> EventStream<T> {
-        EventStream { receiver: self.0, _handle: handle }
+        EventStream { receiver: self.receiver, own: self.own, _handle: handle }
     }
 }
 
-impl<T> Sender<T> {
-    /// Sends an event. `false` if nobody listens any more.
+impl<T: Event> Sender<T> {
+    /// Sends an event. `false` if nobody listens any more, or nobody has for too long.
     pub(crate) fn send(&self, event: T) -> bool {
-        self.0.send(Ok(event)).is_ok()
+        if !self.own.add(event.size()) {
+            let words =
+                "too much of the answer waits to be read: read it as it comes, or ask for less at a time";
+            self.fail(ProviderError::Transient(words.to_owned()));
+            return false;
+        }
+        self.sender.send(Ok(event)).is_ok()
     }
 
     /// Sends the error that ends the stream.
     pub(crate) fn fail(&self, error: ProviderError) {
         // Nobody listens: nobody to tell.
-        let _ = self.0.send(Err(error));
+        let _ = self.sender.send(Err(error));
     }
 }
 
-impl<T> Stream for EventStream<T> {
+impl<T: Event> Stream for EventStream<T> {
     type Item = Result<T, ProviderError>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.get_mut().receiver.poll_recv(context)
+        let this = self.get_mut();
+        let next = this.receiver.poll_recv(context);
+        if let Poll::Ready(Some(Ok(event))) = &next {
+            this.own.remove(event.size());
+        }
+        next
     }
 }
 
@@ -105,5 +181,35 @@ pub(crate) fn finish_reason(
         levain_engine::FinishReason::Length => Ok(FinishReason::Length),
         levain_engine::FinishReason::Cancelled => Ok(FinishReason::Error),
         levain_engine::FinishReason::Error(error) => Err(crate::error::from_engine(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(bytes: usize) -> ChatEvent {
+        ChatEvent::Text { index: 0, text: "x".repeat(bytes) }
+    }
+
+    #[test]
+    fn an_answer_that_nobody_reads_ends_before_memory_is_full() {
+        let unread = Arc::default();
+        let (lazy, _pending) = channel(&unread);
+        let mut sent = 0;
+        while lazy.send(text(1 << 18)) {
+            sent += 1 << 18;
+            assert!(sent <= UNREAD_BYTES_MAX);
+        }
+        assert!(sent > UNREAD_BYTES_MAX / 2);
+        // Others, who read, are not touched by it.
+        let (other, mut pending) = channel(&unread);
+        for _ in 0..100 {
+            assert!(other.send(text(1 << 16)));
+            let event = pending.receiver.try_recv().unwrap().unwrap();
+            pending.own.remove(Event::size(&event));
+        }
+        drop((lazy, _pending, other, pending));
+        assert_eq!(unread.0.load(Ordering::Relaxed), 0);
     }
 }

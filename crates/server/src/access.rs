@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::config::ServerConfig;
 use crate::cors::{Origins, Page};
 use crate::error::ServerError;
+use crate::throttle::Throttle;
 
 const KEY_CHARS_MIN: usize = 8;
 const KEY_BYTES_MAX: usize = 4096;
@@ -72,7 +73,10 @@ pub(crate) struct Access {
     keys: Vec<ApiKey>,
     /// Lower case, without ports; `None` takes any.
     hosts: Option<Vec<String>>,
+    /// Takes addresses in place of names, too, which nobody can point elsewhere.
+    any_address: bool,
     origins: Origins,
+    throttle: Throttle,
 }
 
 impl Access {
@@ -82,7 +86,9 @@ impl Access {
         if !loopback && config.api_keys.is_empty() && !config.insecure_no_auth {
             return Err(ServerError::OpenWithoutKey { listen });
         }
-        let hosts = (loopback || !config.allowed_hosts.is_empty()).then(|| {
+        // Who has no key can be anybody, a page in a browser of this network too.
+        let anybody = config.api_keys.is_empty();
+        let hosts = (loopback || anybody || !config.allowed_hosts.is_empty()).then(|| {
             let own = match listen.ip() {
                 IpAddr::V4(ip) => ip.to_string(),
                 IpAddr::V6(ip) => format!("[{ip}]"),
@@ -92,35 +98,32 @@ impl Access {
             fixed.into_iter().chain(named).collect()
         });
         let origins = Origins::new(&config.allowed_origins)?;
-        Ok(Self { keys: config.api_keys.clone(), hosts, origins })
+        let throttle = Throttle::new(config.limits.wrong_key_pause);
+        let any_address = !loopback && config.allowed_hosts.is_empty();
+        Ok(Self { keys: config.api_keys.clone(), hosts, any_address, origins, throttle })
+    }
+
+    /// Waits where many wrong keys came from this address.
+    pub(crate) async fn wait(&self, headers: &HeaderMap, peer: Option<IpAddr>) {
+        if self.keys.is_empty() {
+            return;
+        }
+        if let Some(peer) = peer {
+            let given = credential(headers).ok().flatten().map(digest);
+            self.throttle.wait(peer, given.as_ref()).await;
+        }
     }
 
     /// The one place where a credential becomes a principal, whichever header carries it.
-    pub(crate) fn principal(&self, headers: &HeaderMap) -> Result<Principal, ApiError> {
+    pub(crate) fn principal(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<Principal, ApiError> {
         if self.keys.is_empty() {
             return Ok(Principal::default());
         }
-        let refused = |message: &str| Err(ApiError::with_status(401, "invalid_api_key", message));
-        let bearers = headers.get_all(AUTHORIZATION).iter().map(|value| bearer(value.as_bytes()));
-        let plain = headers.get_all(X_API_KEY).iter().map(|value| Some(value.as_bytes()));
-        let mut given: Option<&[u8]> = None;
-        for credential in bearers.chain(plain) {
-            let Some(credential) = credential else {
-                return refused("the Authorization header must read: Bearer, a space, and an API key");
-            };
-            if given.is_some_and(|other| other != credential) {
-                return refused("the request carries two different API keys: send one");
-            }
-            given = Some(credential);
-        }
-        let Some(given) = given else {
+        let Some(given) = credential(headers)? else {
             return refused(
                 "this server needs an API key: send it as Authorization: Bearer KEY, or as x-api-key",
             );
         };
-        if given.len() > KEY_BYTES_MAX {
-            return refused("the API key is not one of this server's");
-        }
         let given = digest(given);
         // All keys are compared, so that time does not tell which one came close.
         let found = self.keys.iter().fold(
@@ -129,6 +132,9 @@ impl Access {
                 if equal(&key.digest, &given) { Some(key) } else { found }
             },
         );
+        if let Some(peer) = peer {
+            self.throttle.note(peer, &given, found.is_some());
+        }
         match found {
             Some(key) => Ok(Principal { tenant: Some(key.tenant()) }),
             None => refused("the API key is not one of this server's"),
@@ -143,7 +149,7 @@ impl Access {
         });
         let from_header = named.next().flatten();
         let from_uri = uri.authority().map(host_name);
-        let good = |host: &String| allowed.contains(host);
+        let good = |host: &String| allowed.contains(host) || (self.any_address && is_address(host));
         let fine = from_header.is_some_and(|host| good(&host))
             && named.next().is_none()
             && from_uri.is_none_or(|host| good(&host));
@@ -153,7 +159,7 @@ impl Access {
         Err(ApiError::with_status(
             403,
             "host_not_allowed",
-            "the Host header names another machine: use localhost, or add the name to the allowed hosts",
+            "the Host header names another machine: use the server's address, or start it with --allow-host and the name",
         ))
     }
 
@@ -170,6 +176,34 @@ impl Access {
 
 pub(crate) fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
+}
+
+fn refused<T>(message: &str) -> Result<T, ApiError> {
+    Err(ApiError::with_status(401, "invalid_api_key", message))
+}
+
+/// The credential of a request, if it brings one.
+fn credential(headers: &HeaderMap) -> Result<Option<&[u8]>, ApiError> {
+    let bearers = headers.get_all(AUTHORIZATION).iter().map(|value| bearer(value.as_bytes()));
+    let plain = headers.get_all(X_API_KEY).iter().map(|value| Some(value.as_bytes()));
+    let mut given: Option<&[u8]> = None;
+    for credential in bearers.chain(plain) {
+        let Some(credential) = credential else {
+            return refused("the Authorization header must read: Bearer, a space, and an API key");
+        };
+        if given.is_some_and(|other| other != credential) {
+            return refused("the request carries two different API keys: send one");
+        }
+        given = Some(credential);
+    }
+    if given.is_some_and(|given| given.len() > KEY_BYTES_MAX) {
+        return refused("the API key is not one of this server's");
+    }
+    Ok(given)
+}
+
+fn is_address(host: &str) -> bool {
+    host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok()
 }
 
 fn host_name(authority: &Authority) -> String {

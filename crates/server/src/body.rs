@@ -1,26 +1,59 @@
-//! Reads a request's body within bounds of size, time and memory.
+//! Reads a request's body within bounds of size, time and memory, and parses it away from the async threads.
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, Request};
+use levain_wire::json;
 use levain_wire::openai::ApiError;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
-use crate::state::Shared;
+use crate::guard::bug;
+use crate::memory::Memory;
+use crate::state::{Call, Shared};
 
-/// A body in memory; the memory counts until it is dropped.
-pub(crate) struct Bytes {
-    pub(crate) bytes: Vec<u8>,
-    _memory: Vec<OwnedSemaphorePermit>,
+/// Bodies up to this size are parsed where they are read: that takes less time than handing them over is worth.
+const SMALL_BYTES: usize = 8 << 10;
+/// What a value takes in memory, its key and a list's spare room included.
+const VALUE_BYTES: usize = 256;
+
+/// Reads all of a request's body as a call. The memory that it takes counts until the second of the two is dropped.
+pub(crate) async fn read<T: Send + 'static>(
+    shared: &Shared,
+    call: &Call,
+    request: Request<Body>,
+    parse: fn(&[u8]) -> Result<T, ApiError>,
+) -> Result<(T, Memory), ApiError> {
+    let tenant = call.principal.tenant.as_deref();
+    let mut memory = Memory::new(&shared.memory, tenant);
+    let bytes = receive(shared, request, &mut memory).await?;
+    let is_small = bytes.len() <= SMALL_BYTES;
+    let mut parsed = Memory::new(&shared.memory, tenant);
+    let work = move || {
+        parsed.grow(json::values_at_most(&bytes).saturating_mul(VALUE_BYTES).saturating_add(bytes.len()))?;
+        let done = (parse(&bytes)?, parsed);
+        drop((bytes, memory));
+        Ok(done)
+    };
+    if is_small {
+        return work();
+    }
+    let place = shared.parsing.take(tenant).await;
+    let work = tokio::task::spawn_blocking(move || {
+        let done = work();
+        drop(place);
+        done
+    });
+    work.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a body can't be parsed");
+        shared.metrics.panicked();
+        Err(bug())
+    })
 }
 
-/// Reads all of it.
-pub(crate) async fn read(shared: &Shared, request: Request<Body>) -> Result<Bytes, ApiError> {
+async fn receive(shared: &Shared, request: Request<Body>, memory: &mut Memory) -> Result<Vec<u8>, ApiError> {
     let limits = shared.limits;
     let (parts, mut body) = request.into_parts();
     let too_large = || {
@@ -34,8 +67,6 @@ pub(crate) async fn read(shared: &Shared, request: Request<Body>) -> Result<Byte
     }
     let deadline = Instant::now() + limits.body_timeout;
     let mut bytes: Vec<u8> = Vec::new();
-    let mut memory = Vec::new();
-    let mut reserved = 0usize;
     loop {
         let patience = deadline.min(Instant::now() + limits.body_idle_timeout);
         let next = timeout_at(patience, poll_fn(|context| Pin::new(&mut body).poll_frame(context))).await;
@@ -47,7 +78,7 @@ pub(crate) async fn read(shared: &Shared, request: Request<Body>) -> Result<Byte
                     "the body did not arrive in time; send it again",
                 ));
             }
-            Ok(None) => return Ok(Bytes { bytes, _memory: memory }),
+            Ok(None) => return Ok(bytes),
             Ok(Some(Err(_))) => return Err(ApiError::refusal("incomplete_body", "the body broke off")),
             Ok(Some(Ok(frame))) => frame,
         };
@@ -56,20 +87,9 @@ pub(crate) async fn read(shared: &Shared, request: Request<Body>) -> Result<Byte
         if total > limits.body_bytes_max {
             return Err(too_large());
         }
-        if total > reserved {
-            // Doubling keeps the number of reservations small.
-            let wanted = total.max(reserved.saturating_mul(2)).min(limits.body_bytes_max.max(total));
-            let kib = u32::try_from((wanted - reserved).div_ceil(1 << 10)).unwrap_or(u32::MAX);
-            let permit = Arc::clone(&shared.body_kib).try_acquire_many_owned(kib).map_err(|_| {
-                ApiError::with_status(
-                    503,
-                    "overloaded",
-                    "the server reads as many bodies as it may hold; try again in a moment",
-                )
-            })?;
-            memory.push(permit);
-            bytes.reserve_exact(wanted - bytes.len());
-            reserved = wanted;
+        memory.grow(data.len())?;
+        if total > bytes.capacity() {
+            bytes.reserve_exact(memory.reserved().max(total) - bytes.len());
         }
         bytes.extend_from_slice(&data);
     }

@@ -15,7 +15,8 @@ pub struct ServerConfig {
     /// Serve other machines without a key all the same.
     pub insecure_no_auth: bool,
     /// Names that the `Host` header may have besides the loopback ones. When empty, a server on loopback takes
-    /// loopback names only, and a server on another address takes any.
+    /// loopback names only, one on another address without keys addresses in place of names as well, and one with
+    /// keys any.
     pub allowed_hosts: Vec<String>,
     /// Web origins whose pages may call, for example `https://chat.example.org`; `*` for all, `null` for pages
     /// without one.
@@ -50,8 +51,9 @@ pub struct Limits {
     pub requests_max: usize,
     /// Bytes of one body.
     pub body_bytes_max: usize,
-    /// Bytes of all bodies that are being read or parsed.
-    pub body_bytes_total_max: usize,
+    /// Bytes that requests hold outside the engine: bodies that are read, what they become when they are parsed, and
+    /// answers that clients have not taken.
+    pub memory_bytes_max: usize,
     /// Header fields of a request.
     pub headers_max: usize,
     /// Bytes of a request's head.
@@ -62,7 +64,9 @@ pub struct Limits {
     pub body_idle_timeout: Duration,
     /// For a whole body.
     pub body_timeout: Duration,
-    /// For a client to take what was written to it.
+    /// Before a key is looked at, where many wrong ones came from the same address.
+    pub wrong_key_pause: Duration,
+    /// For a client to take what was written to it, or a good part of it.
     pub write_timeout: Duration,
     /// Silence in a stream after which a comment is sent.
     pub keep_alive: Duration,
@@ -76,12 +80,13 @@ impl Default for Limits {
             connections_max: 4096,
             requests_max: 512,
             body_bytes_max: 16 << 20,
-            body_bytes_total_max: 256 << 20,
+            memory_bytes_max: 256 << 20,
             headers_max: 64,
             header_bytes_max: 32 << 10,
             header_timeout: Duration::from_secs(10),
             body_idle_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(60),
+            wrong_key_pause: Duration::from_secs(1),
             write_timeout: Duration::from_secs(60),
             keep_alive: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),

@@ -1,5 +1,6 @@
 //! What every request passes before and after its handler, unknown paths included.
 
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,6 +22,10 @@ use crate::reply::Refusal;
 use crate::routes::{self, Route};
 use crate::state::{Call, Shared};
 
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub(crate) IpAddr);
+
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_BYTES_MAX: usize = 128;
 /// What a proxy's log calls a request whose client left before the response.
@@ -39,7 +44,11 @@ pub(crate) async fn guard(State(shared): State<Arc<Shared>>, mut request: Reques
         id: &id,
     };
     let page = shared.access.page(request.headers());
-    let mut response = match check(&shared, &request, route, &page) {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    if !route.is_some_and(|route| route.open) {
+        shared.access.wait(request.headers(), peer).await;
+    }
+    let mut response = match check(&shared, &request, route, &page, peer) {
         Err(error) => Refusal(error).into_response(),
         Ok(Pass::Preflight) => cors::preflight(request.headers()),
         Ok(Pass::Request(principal)) => {
@@ -90,6 +99,7 @@ fn check(
     request: &Request<Body>,
     route: Option<&Route>,
     page: &Page,
+    peer: Option<IpAddr>,
 ) -> Result<Pass, ApiError> {
     let headers = request.headers();
     check_size(shared, request)?;
@@ -106,7 +116,7 @@ fn check(
         Page::Allowed(_) | Page::Own => {}
     }
     let open = route.is_some_and(|route| route.open);
-    let principal = if open { Principal::default() } else { shared.access.principal(headers)? };
+    let principal = if open { Principal::default() } else { shared.access.principal(headers, peer)? };
     if shared.is_draining() && !open {
         return Err(crate::state::shutting_down());
     }

@@ -9,30 +9,56 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Fails when a write can't go on for `patience`: a client that does not read would hold its answer for ever.
+/// What a client has to take within the patience, unless it takes all there is: one that reads a byte now and then
+/// would hold its answer for ever.
+const PROGRESS_BYTES: usize = 32 << 10;
+
+/// Fails when what was written is not taken in time.
 pub(crate) struct Patient {
     stream: TcpStream,
     patience: Duration,
     timer: Pin<Box<Sleep>>,
-    waiting: bool,
+    /// Bytes taken since the timer was set, while something waits to be written.
+    taken: Option<usize>,
 }
 
 impl Patient {
     pub(crate) fn new(stream: TcpStream, patience: Duration) -> Self {
-        Self { stream, patience, timer: Box::pin(sleep_until(Instant::now())), waiting: false }
+        Self { stream, patience, timer: Box::pin(sleep_until(Instant::now())), taken: None }
     }
 
-    fn watch<T>(&mut self, context: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if poll.is_ready() {
-            self.waiting = false;
-            return poll;
+    /// Judges an attempt to write `all` bytes.
+    fn watch(
+        &mut self,
+        context: &mut Context<'_>,
+        all: usize,
+        poll: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match &poll {
+            Poll::Ready(Err(_)) => return poll,
+            Poll::Ready(Ok(n)) if *n >= all => {
+                self.taken = None;
+                return poll;
+            }
+            Poll::Ready(Ok(n)) => {
+                if let Some(taken) = &mut self.taken {
+                    *taken += n;
+                }
+            }
+            Poll::Pending => {}
         }
-        if !self.waiting {
-            self.waiting = true;
+        if self.taken.is_none_or(|taken| taken >= PROGRESS_BYTES) {
+            self.taken = Some(0);
             self.timer.as_mut().reset(Instant::now() + self.patience);
         }
-        ready!(self.timer.as_mut().poll(context));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        match poll {
+            Poll::Pending => {
+                ready!(self.timer.as_mut().poll(context));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            _ if self.timer.is_elapsed() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            _ => poll,
+        }
     }
 }
 
@@ -53,7 +79,7 @@ impl AsyncWrite for Patient {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watch(context, poll)
+        self.watch(context, bytes.len(), poll)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -70,7 +96,7 @@ impl AsyncWrite for Patient {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.watch(context, poll)
+        self.watch(context, slices.iter().map(|slice| slice.len()).sum(), poll)
     }
 
     fn is_write_vectored(&self) -> bool {

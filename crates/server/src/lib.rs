@@ -11,8 +11,10 @@ mod cors;
 mod error;
 mod guard;
 mod handlers;
+mod held;
 mod histogram;
 mod io;
+mod memory;
 mod metrics;
 mod openapi;
 mod reply;
@@ -20,6 +22,7 @@ mod routes;
 mod serve;
 mod sse;
 mod state;
+mod throttle;
 
 pub use access::ApiKey;
 pub use config::{Limits, ServerConfig};

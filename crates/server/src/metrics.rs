@@ -98,7 +98,7 @@ impl Metrics {
                 read(&self.accepted_tokens),
             ),
             ("counter", "levain_cancelled_total", "Answers whose client left.", read(&self.cancelled)),
-            ("counter", "levain_panics_total", "Requests that met a bug.", read(&self.panics)),
+            ("counter", "levain_panics_total", "Requests that met a bug.", read(&self.panics) + load.panics),
             ("gauge", "levain_connections", "Open connections.", read(&self.connections)),
             ("gauge", "levain_sequences_running", "Sequences that generate.", load.running),
             ("gauge", "levain_sequences_waiting", "Sequences that wait.", load.waiting),

@@ -4,7 +4,11 @@ use axum::body::Body;
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use levain_chat::Place;
 use levain_wire::openai::ApiError;
+
+use crate::held::Held;
+use crate::memory::Memory;
 
 /// A refusal as a response.
 #[derive(Debug)]
@@ -36,6 +40,15 @@ impl IntoResponse for Refusal {
         }
         response
     }
+}
+
+/// JSON text as a response that holds a request's place and memory until the client has taken it.
+///
+/// # Errors
+/// As [`Memory::grow`].
+pub(crate) fn held(body: Vec<u8>, place: Place, mut memory: Memory) -> Result<Response, ApiError> {
+    memory.grow(body.len())?;
+    Ok(with_type(StatusCode::OK, "application/json", Body::new(Held::new(body, place, memory))))
 }
 
 /// JSON text as a response.

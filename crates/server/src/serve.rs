@@ -1,13 +1,13 @@
 //! Listening, connections, and an orderly end.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use axum::Router;
 use axum::middleware::from_fn_with_state;
+use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use levain_chat::Provider;
@@ -15,12 +15,12 @@ use levain_wire::openai::ApiError;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::access::Access;
 use crate::config::{Limits, ServerConfig};
 use crate::error::ServerError;
-use crate::guard::guard;
+use crate::guard::{Peer, guard};
 use crate::io::Patient;
 use crate::state::Shared;
 use crate::{openapi, routes};
@@ -29,6 +29,8 @@ use crate::{openapi, routes};
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// After the system could not accept a connection, for example because files ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Between two words in the log about that.
+const COMPLAINT_PAUSE: Duration = Duration::from_secs(60);
 /// No limit makes sense above this; it keeps arithmetic and the runtime's own counters far from their ends.
 const LIMIT_MAX: usize = 1 << 31;
 
@@ -52,7 +54,7 @@ impl Server {
             ("headers_max", limits.headers_max, 8),
             ("header_bytes_max", limits.header_bytes_max, 8 << 10),
             ("body_bytes_max", limits.body_bytes_max, 1 << 10),
-            ("body_bytes_total_max", limits.body_bytes_total_max, limits.body_bytes_max),
+            ("memory_bytes_max", limits.memory_bytes_max, limits.body_bytes_max),
         ] {
             if value < min || value > LIMIT_MAX {
                 return Err(ServerError::BadLimit { name, min, max: LIMIT_MAX });
@@ -116,22 +118,26 @@ impl BoundServer {
             shared.drain();
             closing.send_replace(true);
             // All permits are back when the last answer ends.
-            let all = u32::try_from(shared.limits.requests_max).unwrap_or(u32::MAX);
-            if timeout(shared.limits.drain_timeout, shared.work.acquire_many(all)).await.is_err() {
+            if timeout(shared.limits.drain_timeout, shared.work.are_free()).await.is_err() {
                 tracing::warn!("cutting the answers that still run");
                 shared.cut();
-                let _ = timeout(LAST_WORDS, shared.work.acquire_many(all)).await;
+                let _ = timeout(LAST_WORDS, shared.work.are_free()).await;
             }
         };
         tokio::pin!(end);
+        let mut complained: Option<Instant> = None;
         loop {
-            let stream = tokio::select! {
+            let (stream, peer) = tokio::select! {
                 () = &mut end => break,
                 Some(_) = connections.join_next() => continue,
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
+                    Ok(accepted) => accepted,
                     Err(error) => {
-                        tracing::warn!(%error, "can't accept a connection");
+                        // It may last, for example while files have run out.
+                        if complained.is_none_or(|at| at.elapsed() >= COMPLAINT_PAUSE) {
+                            tracing::warn!(%error, "can't accept connections");
+                            complained = Some(Instant::now());
+                        }
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                         continue;
                     }
@@ -142,7 +148,8 @@ impl BoundServer {
                 let _ = stream.try_write(&turned_away);
                 continue;
             };
-            let served = connection(stream, router.clone(), Arc::clone(&shared), closing.subscribe());
+            let served =
+                connection(stream, peer.ip(), router.clone(), Arc::clone(&shared), closing.subscribe());
             connections.spawn(async move {
                 served.await;
                 drop(slot);
@@ -174,6 +181,7 @@ fn turned_away(any_origin: bool) -> Vec<u8> {
 /// Serves one connection to its end.
 async fn connection(
     stream: TcpStream,
+    peer: IpAddr,
     router: Router,
     shared: Arc<Shared>,
     mut closing: watch::Receiver<bool>,
@@ -194,7 +202,7 @@ async fn connection(
         .max_headers(limits.headers_max.saturating_mul(2))
         .max_header_size(limits.header_bytes_max.saturating_mul(2))
         .max_buf_size(limits.header_bytes_max.saturating_mul(2).max(64 << 10))
-        .serve_connection(io, TowerToHyperService::new(router));
+        .serve_connection(io, TowerToHyperService::new(router.layer(Extension(Peer(peer)))));
     tokio::pin!(served);
     let outcome = tokio::select! {
         outcome = &mut served => outcome,

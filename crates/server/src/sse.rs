@@ -8,9 +8,8 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
-use levain_chat::ProviderError;
+use levain_chat::{Place, ProviderError};
 use levain_wire::openai::{ApiError, KEEP_ALIVE};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::guard::bug;
 use crate::metrics::Meter;
@@ -36,7 +35,7 @@ struct Running<S, E> {
     shared: Arc<Shared>,
     ended: bool,
     /// Held until the last byte is written or the client leaves.
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// The response. Dropping it, as happens when the client leaves, drops `events` and so ends the work.
@@ -45,7 +44,7 @@ pub(crate) fn respond<S, E>(
     encoder: E,
     shared: Arc<Shared>,
     meter: Meter,
-    permit: OwnedSemaphorePermit,
+    place: Place,
 ) -> Response
 where
     S: Stream<Item = Result<E::Event, ProviderError>> + Send + Unpin + 'static,
@@ -53,7 +52,7 @@ where
     E::Event: Send,
 {
     let running =
-        Running { events, encoder, meter, cutter: shared.cutter(), shared, ended: false, _permit: permit };
+        Running { events, encoder, meter, cutter: shared.cutter(), shared, ended: false, _place: place };
     let bytes = futures::stream::unfold(running, |mut running| async move {
         let bytes = running.next().await?;
         Some((Ok::<_, Infallible>(bytes), running))
@@ -106,7 +105,7 @@ where
 pub(crate) async fn collect<T>(
     mut events: impl Stream<Item = Result<T, ProviderError>> + Unpin,
     shared: &Shared,
-    mut push: impl FnMut(T),
+    mut push: impl FnMut(T) -> Result<(), ApiError>,
 ) -> Result<(), ApiError> {
     let mut cutter = shared.cutter();
     loop {
@@ -114,7 +113,7 @@ pub(crate) async fn collect<T>(
             biased;
             () = cutter.cut() => return Err(shutting_down()),
             next = events.next() => match next {
-                Some(Ok(event)) => push(event),
+                Some(Ok(event)) => push(event)?,
                 Some(Err(error)) => return Err(error.into()),
                 None => return Ok(()),
             },

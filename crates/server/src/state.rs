@@ -1,16 +1,18 @@
 //! What all requests share.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use levain_chat::Provider;
+use levain_chat::{Place, Places, Provider};
 use levain_wire::openai::{ApiError, Head};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::access::{Access, Principal};
 use crate::config::{Limits, ServerConfig};
+use crate::memory::Memory;
 use crate::metrics::{Meter, Metrics};
 
 /// What all requests share.
@@ -21,10 +23,12 @@ pub(crate) struct Shared {
     parse_special: bool,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) description: Vec<u8>,
-    /// A permit for each request that may be answered at a time.
-    pub(crate) work: Arc<Semaphore>,
-    /// A permit for each KiB of bodies that may be in memory.
-    pub(crate) body_kib: Arc<Semaphore>,
+    /// One for each request that may be answered at a time, until its last byte is written.
+    pub(crate) work: Places,
+    /// One for each KiB that requests may hold outside the engine.
+    pub(crate) memory: Arc<Places>,
+    /// One for each body that may be parsed at a time.
+    pub(crate) parsing: Places,
     draining: AtomicBool,
     cut: watch::Sender<bool>,
     ids: Ids,
@@ -38,6 +42,10 @@ impl Shared {
         description: Vec<u8>,
     ) -> Self {
         let limits = config.limits;
+        // Where there are several callers, none can have more than half of what all share.
+        let share = |n: usize| if config.api_keys.len() > 1 { n / 2 } else { n };
+        let (kib, cores) =
+            (limits.memory_bytes_max >> 10, std::thread::available_parallelism().map_or(1, NonZero::get));
         Self {
             provider,
             access,
@@ -45,8 +53,9 @@ impl Shared {
             parse_special: config.parse_special,
             metrics: Arc::default(),
             description,
-            work: Arc::new(Semaphore::new(limits.requests_max)),
-            body_kib: Arc::new(Semaphore::new(limits.body_bytes_total_max >> 10)),
+            work: Places::new(limits.requests_max, share(limits.requests_max)),
+            memory: Arc::new(Places::new(kib, share(kib))),
+            parsing: Places::new(cores.max(2), (cores / 2).max(1)),
             draining: AtomicBool::new(false),
             cut: watch::Sender::new(false),
             ids: Ids::default(),
@@ -54,17 +63,22 @@ impl Shared {
     }
 
     /// The right to be answered, held for as long as the answer takes.
-    pub(crate) fn admit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+    pub(crate) fn admit(&self, call: &Call) -> Result<Place, ApiError> {
         if self.is_draining() {
             return Err(shutting_down());
         }
-        Arc::clone(&self.work).try_acquire_owned().map_err(|_| {
+        self.work.try_take(call.principal.tenant.as_deref(), 1).ok_or_else(|| {
             ApiError::with_status(
                 429,
                 "rate_limit_exceeded",
                 "the server is busy with as many requests as it may hold; try again in a moment",
             )
         })
+    }
+
+    /// Memory for an answer to this call, none yet.
+    pub(crate) fn memory(&self, call: &Call) -> Memory {
+        Memory::new(&self.memory, call.principal.tenant.as_deref())
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -238,6 +238,7 @@ impl Provider for FakeProvider {
         text: &'a str,
         add_special: bool,
         parse_special: bool,
+        _tenant: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Vec<u32>, ProviderError>> {
         Box::pin(async move {
             self.check_model(model)?;
@@ -249,6 +250,7 @@ impl Provider for FakeProvider {
         &'a self,
         model: &'a str,
         tokens: &'a [u32],
+        _tenant: Option<&'a str>,
     ) -> BoxFuture<'a, Result<String, ProviderError>> {
         Box::pin(async move {
             self.check_model(model)?;
@@ -276,6 +278,7 @@ impl Provider for FakeProvider {
             kv_blocks_used: open,
             kv_blocks_total: 1024,
             unpacked_bytes: 7_000_000,
+            panics: 0,
             experts: Some(experts),
         }
     }

@@ -33,6 +33,22 @@ pub fn parse(bytes: &[u8], limits: Limits) -> Result<Value, serde_json::Error> {
     Ok(value)
 }
 
+/// No fewer values and keys than a document has, found without reading it: what lies between its marks.
+#[must_use]
+pub fn values_at_most(bytes: &[u8]) -> usize {
+    let (mut in_text, mut escaped, mut marks) = (false, false, 1usize);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b',' | b':' | b'[' | b'{' if !in_text => marks += 1,
+            _ => {}
+        }
+    }
+    marks
+}
+
 /// How deeply arrays and objects lie inside one another; a plain value has depth 0.
 #[must_use]
 pub fn depth(value: &Value) -> usize {
@@ -165,6 +181,20 @@ mod tests {
         assert_eq!(value.to_string(), r#"{"b":[1,-2,3.5,true,null],"a":{"x":"é😀"}}"#);
         assert_eq!(depth(&value), 2);
         assert_eq!(text_len(&value), value.to_string().len());
+    }
+
+    #[test]
+    fn values_are_bounded_from_above_before_they_are_read() {
+        for (text, at_least) in [
+            (r#"{}"#, 1),
+            (r#"[[],{},"a,b:[{\\",1,{"k,":null}]"#, 7),
+            (r#""a \"quoted, text\" , and more""#, 1),
+            ("1", 1),
+        ] {
+            let bound = values_at_most(text.as_bytes());
+            assert!((at_least..=at_least + 3).contains(&bound), "{text}: {bound}");
+        }
+        assert!(values_at_most(&b"[".repeat(1000)) >= 1000);
     }
 
     #[test]

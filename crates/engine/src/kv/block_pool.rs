@@ -1,7 +1,9 @@
 //! Blocks with reference counts, and the prefix cache over the ones that nobody holds.
 //!
-//! A block that is let go keeps its contents and its name until the space is needed; the one that has been unused
-//! longest goes first. So the cache is whatever memory is free at the moment, and never costs anyone a block.
+//! A block that is let go keeps its contents and its name until the space is needed. So the cache is whatever memory is
+//! free at the moment, and never costs anyone a block. Where several tenants have contents in it, those with more than
+//! an equal share make room first, so that none can push out what is the others'; of a tenant's contents, and of those
+//! of all who have as much, what has been unused longest goes first.
 //!
 //! Whoever holds a named block holds the named blocks of the text before it too, and lets them go after it. So the
 //! end of a text is always older than its beginning and goes first: no text is cut at its root.
@@ -16,9 +18,15 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug, Clone, Copy)]
 struct Block {
     ref_count: u32,
-    /// Neighbours in the list of free blocks, oldest first; [`NONE`] at the ends and for blocks in use.
+    /// Neighbours in its list of free blocks, oldest first; [`NONE`] at the ends and for blocks in use.
     before: u32,
     after: u32,
+    /// Whose contents it has.
+    tenant: u64,
+    /// When it was let go, as a number that the pool counts up.
+    let_go: u64,
+    /// Whether it is in the list of its tenant, not in that of the blocks without contents.
+    listed: bool,
     /// The name of the contents, once the block is full and its contents are computed.
     hash: Option<BlockHash>,
 }
@@ -27,9 +35,11 @@ struct Block {
 #[derive(Debug)]
 pub(crate) struct BlockPool {
     blocks: Vec<Block>,
-    /// Ends of the list of free blocks.
-    oldest: u32,
-    newest: u32,
+    /// Free blocks without contents.
+    blank: FreeList,
+    /// Free blocks with contents, of each tenant that has some.
+    tenants: Vec<FreeList>,
+    n_let_go: u64,
     n_free: usize,
     /// Free blocks that can be found.
     n_cached: usize,
@@ -37,13 +47,37 @@ pub(crate) struct BlockPool {
     siblings: Siblings,
 }
 
+/// Free blocks, linked through [`Block::before`] and [`Block::after`].
+#[derive(Debug, Clone, Copy)]
+struct FreeList {
+    tenant: u64,
+    oldest: u32,
+    newest: u32,
+    len: usize,
+}
+
+impl FreeList {
+    const fn new(tenant: u64) -> Self {
+        Self { tenant, oldest: NONE, newest: NONE, len: 0 }
+    }
+}
+
 impl BlockPool {
     pub(crate) fn new(n_blocks: usize, block_len: usize) -> Self {
-        let block = Block { ref_count: 0, before: NONE, after: NONE, hash: None };
+        let block = Block {
+            ref_count: 0,
+            before: NONE,
+            after: NONE,
+            tenant: 0,
+            let_go: 0,
+            listed: false,
+            hash: None,
+        };
         let mut pool = Self {
             blocks: vec![block; n_blocks],
-            oldest: NONE,
-            newest: NONE,
+            blank: FreeList::new(0),
+            tenants: Vec::new(),
+            n_let_go: 0,
             n_free: 0,
             n_cached: 0,
             // Twice the room, so that the table never grows or rehashes to another size later.
@@ -70,16 +104,33 @@ impl BlockPool {
         self.n_cached
     }
 
-    /// Takes a block with one reference and no contents; `None` when every block is in use.
-    pub(crate) fn allocate(&mut self) -> Option<u32> {
-        let id = self.oldest;
-        if id == NONE {
-            return None;
-        }
+    /// Takes a block with one reference and no contents for a tenant; `None` when every block is in use.
+    pub(crate) fn allocate(&mut self, tenant: u64) -> Option<u32> {
+        let id = match self.blank.oldest {
+            NONE => self.least_missed(tenant)?,
+            id => id,
+        };
         self.unlink(id);
         self.forget(id);
-        self.blocks[id as usize].ref_count = 1;
+        let block = &mut self.blocks[id as usize];
+        block.ref_count = 1;
+        block.tenant = tenant;
         Some(id)
+    }
+
+    /// The free block with contents that makes room for a tenant's new ones.
+    fn least_missed(&self, tenant: u64) -> Option<u32> {
+        let n: usize = self.tenants.iter().map(|list| list.len).sum();
+        // Whether it is more than an equal share, without a division that rounds.
+        let rich = |list: &&FreeList| list.len * self.tenants.len() > n;
+        let own = self.tenants.iter().find(|list| list.tenant == tenant);
+        let let_go = |list: &&FreeList| self.blocks[list.oldest as usize].let_go;
+        let list = own
+            .filter(rich)
+            .or_else(|| self.tenants.iter().filter(rich).min_by_key(let_go))
+            .or(own)
+            .or_else(|| self.tenants.iter().min_by_key(let_go))?;
+        Some(list.oldest)
     }
 
     /// Takes one more reference to the block with these contents, if there is one.
@@ -118,11 +169,7 @@ impl BlockPool {
         debug_assert!(block.ref_count > 0, "block {id} is released once too often");
         block.ref_count -= 1;
         if block.ref_count == 0 {
-            if self.is_cached(id) {
-                self.push_newest(id);
-            } else {
-                self.push_oldest(id);
-            }
+            self.push_newest(id);
         }
     }
 
@@ -158,9 +205,13 @@ impl BlockPool {
     pub(crate) fn forget_all(&mut self) {
         self.by_hash.clear();
         self.siblings.clear();
-        self.n_cached = 0;
         for block in &mut self.blocks {
             block.hash = None;
+        }
+        while let Some(list) = self.tenants.first() {
+            let id = list.oldest;
+            self.unlink(id);
+            self.push_newest(id);
         }
     }
 
@@ -175,43 +226,62 @@ impl BlockPool {
         self.blocks[id as usize].hash.is_some() || self.siblings.lists(id)
     }
 
+    /// Puts a free block at the end of its list.
     fn push_newest(&mut self, id: u32) {
-        let before = std::mem::replace(&mut self.newest, id);
-        self.blocks[id as usize].before = before;
-        self.blocks[id as usize].after = NONE;
-        match before {
-            NONE => self.oldest = id,
-            _ => self.blocks[before as usize].after = id,
+        self.n_let_go += 1;
+        let listed = self.is_cached(id);
+        let Block { tenant, .. } = self.blocks[id as usize];
+        let list = self.list_of(tenant, listed);
+        let before = std::mem::replace(&mut list.newest, id);
+        list.len += 1;
+        if before == NONE {
+            list.oldest = id;
+        } else {
+            self.blocks[before as usize].after = id;
         }
+        let block = &mut self.blocks[id as usize];
+        (block.before, block.after, block.let_go, block.listed) = (before, NONE, self.n_let_go, listed);
         self.n_free += 1;
-        self.n_cached += usize::from(self.is_cached(id));
-    }
-
-    fn push_oldest(&mut self, id: u32) {
-        let after = std::mem::replace(&mut self.oldest, id);
-        self.blocks[id as usize].before = NONE;
-        self.blocks[id as usize].after = after;
-        match after {
-            NONE => self.newest = id,
-            _ => self.blocks[after as usize].before = id,
-        }
-        self.n_free += 1;
-        self.n_cached += usize::from(self.is_cached(id));
+        self.n_cached += usize::from(listed);
     }
 
     fn unlink(&mut self, id: u32) {
-        let Block { before, after, .. } = self.blocks[id as usize];
-        match before {
-            NONE => self.oldest = after,
-            _ => self.blocks[before as usize].after = after,
+        let Block { before, after, tenant, listed, .. } = self.blocks[id as usize];
+        let list = self.list_of(tenant, listed);
+        list.len -= 1;
+        if before == NONE {
+            list.oldest = after;
         }
-        match after {
-            NONE => self.newest = before,
-            _ => self.blocks[after as usize].before = before,
+        if after == NONE {
+            list.newest = before;
         }
-        self.blocks[id as usize].before = NONE;
-        self.blocks[id as usize].after = NONE;
+        if list.len == 0 && listed {
+            self.tenants.retain(|list| list.len > 0);
+        }
+        if before != NONE {
+            self.blocks[before as usize].after = after;
+        }
+        if after != NONE {
+            self.blocks[after as usize].before = before;
+        }
+        let block = &mut self.blocks[id as usize];
+        (block.before, block.after) = (NONE, NONE);
         self.n_free -= 1;
-        self.n_cached -= usize::from(self.is_cached(id));
+        self.n_cached -= usize::from(listed);
+    }
+
+    /// The list of a tenant's free blocks with contents, or of all blocks without.
+    fn list_of(&mut self, tenant: u64, listed: bool) -> &mut FreeList {
+        if !listed {
+            return &mut self.blank;
+        }
+        let index = match self.tenants.iter().position(|list| list.tenant == tenant) {
+            Some(index) => index,
+            None => {
+                self.tenants.push(FreeList::new(tenant));
+                self.tenants.len() - 1
+            }
+        };
+        &mut self.tenants[index]
     }
 }

@@ -41,7 +41,7 @@ proptest! {
             match operation {
                 Operation::Allocate => {
                     let in_use = held.iter().collect::<std::collections::HashSet<_>>().len();
-                    match pool.allocate() {
+                    match pool.allocate(0) {
                         Some(id) => {
                             prop_assert!(!held.contains(&id), "block {id} was in use");
                             contents.remove(&id);
@@ -95,17 +95,17 @@ proptest! {
             pool.release(id);
         }
         prop_assert_eq!(pool.n_free(), n_blocks);
-        let mut all: Vec<u32> = (0..n_blocks).map(|_| pool.allocate().unwrap()).collect();
+        let mut all: Vec<u32> = (0..n_blocks).map(|_| pool.allocate(0).unwrap()).collect();
         all.sort_unstable();
         prop_assert_eq!(all, (0..n_blocks as u32).collect::<Vec<_>>());
-        prop_assert_eq!(pool.allocate(), None);
+        prop_assert_eq!(pool.allocate(0), None);
     }
 }
 
 #[test]
 fn the_longest_unused_contents_go_first() {
     let mut pool = BlockPool::new(3, 4);
-    let ids: Vec<u32> = (0..3).map(|_| pool.allocate().unwrap()).collect();
+    let ids: Vec<u32> = (0..3).map(|_| pool.allocate(0).unwrap()).collect();
     for (index, &id) in ids.iter().enumerate() {
         pool.name(id, [index as u8; 32]);
     }
@@ -115,20 +115,20 @@ fn the_longest_unused_contents_go_first() {
     let found = pool.find(&[1; 32]).unwrap();
     pool.release(found);
     // Now 0 has been unused longest, then 2, then 1.
-    assert_eq!(pool.allocate(), Some(ids[0]));
+    assert_eq!(pool.allocate(0), Some(ids[0]));
     assert!(pool.find(&[0; 32]).is_none());
-    assert_eq!(pool.allocate(), Some(ids[2]));
+    assert_eq!(pool.allocate(0), Some(ids[2]));
     assert_eq!(pool.find(&[1; 32]), Some(ids[1]));
 }
 
 #[test]
 fn blocks_without_contents_go_before_cached_ones() {
     let mut pool = BlockPool::new(2, 4);
-    let (named, nameless) = (pool.allocate().unwrap(), pool.allocate().unwrap());
+    let (named, nameless) = (pool.allocate(0).unwrap(), pool.allocate(0).unwrap());
     pool.name(named, [7; 32]);
     pool.release(named);
     pool.release(nameless);
-    assert_eq!(pool.allocate(), Some(nameless));
+    assert_eq!(pool.allocate(0), Some(nameless));
     assert_eq!(pool.find(&[7; 32]), Some(named));
 }
 
@@ -156,7 +156,7 @@ fn a_block_that_begins_as_wanted_is_found() {
     let mut pool = BlockPool::new(4, 4);
     let text =
         |parent: u8, tokens: &'static [u32]| BlockText { parent: [parent; 32], tokens, expanded: false };
-    let ids: Vec<u32> = (0..4).map(|_| pool.allocate().unwrap()).collect();
+    let ids: Vec<u32> = (0..4).map(|_| pool.allocate(0).unwrap()).collect();
     pool.list(ids[0], &text(1, &[1, 2, 3, 4]));
     pool.list(ids[1], &text(1, &[1, 2, 7]));
     pool.list(ids[2], &text(2, &[1, 2, 7, 8]));
@@ -168,10 +168,39 @@ fn a_block_that_begins_as_wanted_is_found() {
     assert_eq!(pool.find_beginning(&text(1, &[4])), None);
     // Free blocks are still found, and count as cached, until their space is needed.
     ids.iter().for_each(|&id| pool.release(id));
-    assert_eq!((pool.n_cached(), pool.allocate()), (4, Some(ids[0])));
+    assert_eq!((pool.n_cached(), pool.allocate(0)), (4, Some(ids[0])));
     assert_eq!(pool.find_beginning(&text(1, &[1, 2, 3, 9])), Some((ids[1], 2)));
-    assert_eq!(pool.allocate(), Some(ids[1]));
+    assert_eq!(pool.allocate(0), Some(ids[1]));
     assert_eq!(pool.find_beginning(&text(1, &[1, 2, 3, 9])), None);
     pool.forget_all();
     assert_eq!((pool.n_cached(), pool.find_beginning(&text(2, &[1]))), (0, None));
+}
+
+/// Gives a tenant a block with these contents and lets it go.
+fn leave(pool: &mut BlockPool, tenant: u64, name: u8) {
+    let id = pool.allocate(tenant).unwrap();
+    pool.name(id, [name; 32]);
+    pool.release(id);
+}
+
+#[test]
+fn a_tenant_pushes_out_no_more_of_others_contents_than_brings_it_to_an_equal_share() {
+    let mut pool = BlockPool::new(12, 4);
+    (0..3).for_each(|name| leave(&mut pool, 1, name));
+    (10..110).for_each(|name| leave(&mut pool, 2, name));
+    assert!((0..3).all(|name| pool.has(&[name; 32])), "a flood of another's pushed them out");
+    assert!((101..110).all(|name| pool.has(&[name; 32])) && !pool.has(&[100; 32]));
+    // Who comes new, or has less, takes from who has most.
+    (3..9).for_each(|name| leave(&mut pool, 1, name));
+    let of =
+        |pool: &BlockPool, names: std::ops::Range<u8>| names.filter(|&name| pool.has(&[name; 32])).count();
+    assert_eq!((of(&pool, 0..9), of(&pool, 10..110)), (6, 6));
+    (200..212).for_each(|name| leave(&mut pool, 3, name));
+    assert_eq!((of(&pool, 0..9), of(&pool, 10..110), of(&pool, 200..212)), (4, 4, 4));
+    // Each keeps what it used last.
+    assert!((208..212).all(|name| pool.has(&[name; 32])) && (106..110).all(|name| pool.has(&[name; 32])));
+    pool.forget_all();
+    assert_eq!((pool.n_cached(), pool.n_free()), (0, 12));
+    leave(&mut pool, 7, 1);
+    assert_eq!(pool.n_cached(), 1);
 }

@@ -54,6 +54,11 @@ fn what_does_not_fit_is_refused_with_numbers() {
     assert!(needed > 11 * GIB);
     // Just the bytes it says are enough.
     assert!(plan_for(&shape, weights, &engine, Some(needed + needed / 32)).is_ok());
+    // What requests take beside the engine counts as well.
+    let serving = EngineConfig { request_bytes: GIB, ..engine };
+    assert!(plan_for(&shape, weights, &serving, Some(needed + needed / 32)).is_err());
+    let plan = plan_for(&shape, weights, &serving, Some(needed + 2 * GIB)).unwrap();
+    assert!(plan.total() > needed && plan.to_string().contains("requests"));
     // Weights alone do not fit.
     let engine = EngineConfig { memory_limit: Some(4 * GIB), ..EngineConfig::default() };
     assert!(matches!(

@@ -44,11 +44,6 @@ impl Scheduler {
         &mut self.let_go
     }
 
-    /// Whether a sequence that takes part waits for the disk.
-    pub(crate) fn waits_for_disk(&self) -> bool {
-        self.running_sequences().any(|sequence| sequence.reading > 0)
-    }
-
     /// The sequence that waits for this block next, and where its contents belong.
     pub(crate) fn awaiting(&self, asker: u64, name: &BlockHash) -> Option<(SequenceId, u32)> {
         let id = self.asking(asker)?;

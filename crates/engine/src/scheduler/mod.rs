@@ -200,7 +200,7 @@ impl Scheduler {
         }
         let mut copy = None;
         if partial > 0 {
-            let to = self.pool.allocate()?;
+            let to = self.pool.allocate(sequence.tenant)?;
             sequence.blocks.push(to);
             copy = Some((sources[shared], to));
         }
@@ -224,10 +224,30 @@ impl Scheduler {
         self.schedule_answers(budget.rows(), chunks);
         self.schedule_prompts(budget, chunks);
         // Prompts may stand in each other's way when answers have taken the blocks they counted on.
-        while chunks.is_empty() && self.running.len() > 1 && !self.waits_for_disk() {
+        while chunks.is_empty() && self.running.len() > 1 && !self.waits() {
             self.preempt_last();
             self.schedule_answers(budget.rows(), chunks);
             self.schedule_prompts(budget, chunks);
+        }
+    }
+
+    /// Whether a sequence that takes part waits for something from outside.
+    pub(crate) fn waits(&self) -> bool {
+        self.running_sequences().any(|sequence| sequence.reading > 0 || sequence.parked)
+    }
+
+    /// Lets a sequence sit out steps until [`Scheduler::unpark`]. Its last token is to be computed once more: nobody
+    /// keeps logits.
+    pub(crate) fn park(&mut self, id: SequenceId) {
+        let Some(sequence) = self.get_mut(id) else { return };
+        sequence.num_computed = sequence.num_computed.min(sequence.tokens.len() - 1);
+        sequence.parked = true;
+    }
+
+    /// Lets the sequences go on that sat out steps and need not any more.
+    pub(crate) fn unpark(&mut self, goes_on: impl Fn(&Sequence) -> bool) {
+        for sequence in self.sequences.iter_mut().flatten() {
+            sequence.parked = sequence.parked && !goes_on(sequence);
         }
     }
 
@@ -272,8 +292,12 @@ impl Scheduler {
         let (mut index, mut used) = (0, 0);
         while index < self.running.len() && used < rows {
             let id = self.running[index];
-            let Some((computed, len)) = self.get(id).map(|s| (s.num_computed, s.tokens.len())) else { break };
-            if len - computed == 1 {
+            let Some((computed, len, parked)) =
+                self.get(id).map(|s| (s.num_computed, s.tokens.len(), s.parked))
+            else {
+                break;
+            };
+            if len - computed == 1 && !parked {
                 let mut ready = self.reserve(id, len) == len;
                 while !ready && self.preempt_last() != Some(id) {
                     ready = self.reserve(id, len) == len;
@@ -397,8 +421,8 @@ impl Scheduler {
     fn list_growing(&self, chunks: &[Chunk], growing: &mut Vec<(SequenceId, f64)>) {
         growing.clear();
         let scheduled = |id| chunks.iter().any(|chunk: &Chunk| chunk.sequence == id);
-        let reading = |id| self.get(id).is_some_and(|sequence| sequence.reading > 0);
-        let idle = self.running.iter().filter(|&&id| !scheduled(id) && !reading(id));
+        let waits = |id| self.get(id).is_some_and(|sequence| sequence.reading > 0 || sequence.parked);
+        let idle = self.running.iter().filter(|&&id| !scheduled(id) && !waits(id));
         growing.extend(idle.map(|&id| (id, 0.0)));
         let tenant = |id| self.get(id).map_or(0, |sequence| sequence.tenant);
         for index in 0..growing.len() {
@@ -412,7 +436,7 @@ impl Scheduler {
     pub(crate) fn reserve(&mut self, id: SequenceId, len: usize) -> usize {
         let Some(sequence) = self.sequences.get_mut(id).and_then(Option::as_mut) else { return 0 };
         while sequence.blocks.len() * self.block_len < len {
-            match self.pool.allocate() {
+            match self.pool.allocate(sequence.tenant) {
                 Some(block) => sequence.blocks.push(block),
                 None => break,
             }
@@ -451,7 +475,7 @@ impl Scheduler {
         }
         // Held meanwhile, so that it is not the block that is given out.
         self.pool.retain(from);
-        let to = self.pool.allocate();
+        let to = self.pool.allocate(sequence.tenant);
         self.pool.release(from);
         let Some(to) = to else { return };
         self.copies.push((from, to));

@@ -2,6 +2,7 @@
 
 mod disk;
 mod draft;
+mod masks;
 mod output;
 mod pace;
 mod packing;
@@ -22,15 +23,17 @@ use crate::job::{Job, Submission, panic_message};
 use crate::ops::{BatchRows, ForwardBatch, WantedRows};
 use crate::plan::{self, BLOCK_LEN, MemoryPlan};
 use crate::request::FinishReason;
-use crate::sampling::{Sampler, TokenMask};
+use crate::sampling::Sampler;
 use crate::scheduler::{Scheduler, StepShape};
 use crate::sequence::{Chunk, JobId, SequenceId, SequenceStatus};
 use crate::spec::Gate;
 use crate::stats::{EngineStats, StepStats};
+use masks::Masks;
 use output::{Output, first_wanted};
 use pace::Pace;
 
 pub(crate) use draft::DraftSource;
+pub(crate) use masks::Constrained;
 pub(crate) use packing::Packing;
 pub(crate) use predict::Drafter;
 
@@ -49,7 +52,11 @@ pub(crate) struct Worker {
     stats: EngineStats,
     /// Where there is a prefix cache on the disk.
     disk: Option<disk::Spill>,
-    /// Everyone who takes part waits for the disk.
+    /// The threads beside this one that ask output constraints.
+    masks: Masks,
+    /// Until when this step waits for them.
+    patience: Instant,
+    /// Everyone who takes part waits for the disk or for a constraint.
     stalled: bool,
     /// What is wrong with the weights, once it is known: no request can be answered.
     broken: Option<EngineError>,
@@ -58,7 +65,6 @@ pub(crate) struct Worker {
 /// What choosing tokens works with.
 struct Sampling {
     sampler: Sampler,
-    mask: TokenMask,
     /// Logits of the rows that are looked at together, `[logit_rows, vocab]`.
     logits: Vec<f32>,
     /// A row's logits as the model gave them, kept where they are needed after sampling has changed them, `[vocab]`.
@@ -70,7 +76,6 @@ impl Sampling {
     fn new(vocab: usize, logit_rows: usize) -> Self {
         Self {
             sampler: Sampler::new(vocab),
-            mask: TokenMask::new(vocab),
             logits: vec![0.0; logit_rows * vocab],
             raw: vec![0.0; vocab],
             logit_rows,
@@ -135,6 +140,8 @@ impl Worker {
         let n_blocks = scheduler.pool().n_blocks();
         let stats = EngineStats { total_blocks: n_blocks, free_blocks: n_blocks, ..EngineStats::default() };
         let mut worker = Self {
+            masks: Masks::new(Arc::clone(&shared)),
+            patience: Instant::now(),
             shared,
             kv,
             scheduler,
@@ -170,6 +177,7 @@ impl Worker {
         while self.take_inbox() {
             self.end_cancelled();
             self.take_arrivals();
+            self.unpark();
             self.spill();
             if self.is_idle() {
                 self.pack_while_idle();
@@ -210,13 +218,13 @@ impl Worker {
                 Some(Shutdown::Drain) if idle && inbox.submissions.is_empty() => return false,
                 _ => {}
             }
-            let nothing_to_do = (idle || self.stalled) && !inbox.disk_news && !self.has_to_pack();
+            let nothing_to_do = (idle || self.stalled) && !inbox.news && !self.has_to_pack();
             if !inbox.submissions.is_empty() || !nothing_to_do {
                 break;
             }
             inbox = shared.bell.wait(inbox).unwrap_or_else(PoisonError::into_inner);
         }
-        inbox.disk_news = false;
+        inbox.news = false;
         self.stalled = false;
         // Draining keeps the list's memory, and an empty list costs nothing.
         let mut submissions = std::mem::take(&mut inbox.submissions);
@@ -245,7 +253,23 @@ impl Worker {
                 answer.sequence = Some(sequence);
             }
         }
+        // Constraints have said what may come first by the time that the prompt is computed.
+        for (answer, constrained) in job.constraints.iter_mut().enumerate() {
+            let sequence = job.answers.get(answer).and_then(|answer| answer.sequence);
+            let tenant = sequence.and_then(|id| self.scheduler.get(id)).map_or(0, |sequence| sequence.tenant);
+            self.masks.begin(constrained, None, tenant);
+        }
         self.jobs[id] = Some(job);
+    }
+
+    /// Lets answers go on whose constraints have spoken.
+    fn unpark(&mut self) {
+        let jobs = &self.jobs;
+        self.scheduler.unpark(|sequence| {
+            let job = jobs.get(sequence.job).and_then(Option::as_ref);
+            let constrained = job.and_then(|job| job.constraints.get(sequence.answer as usize));
+            constrained.is_none_or(Constrained::is_here)
+        });
     }
 
     fn end_cancelled(&mut self) {
@@ -272,6 +296,9 @@ impl Worker {
         let Some(sequence) = self.scheduler.finish(id) else { return };
         self.note_used(&sequence);
         let Some(job) = self.jobs.get_mut(sequence.job).and_then(Option::as_mut) else { return };
+        let panicked =
+            matches!(reason, FinishReason::Error(EngineError::Panicked { .. })) || job.sink_panicked();
+        self.stats.panics += u64::from(panicked);
         let held = sequence.answer == 0 && matches!(reason, FinishReason::Error(_));
         if job.finish(&sequence, reason) {
             self.jobs[sequence.job] = None;
@@ -310,7 +337,7 @@ impl Worker {
         }
         self.ask_disk();
         lock(&self.shared.inbox).waiting = self.scheduler.n_waiting();
-        if self.batch.chunks.is_empty() && self.scheduler.waits_for_disk() {
+        if self.batch.chunks.is_empty() && self.scheduler.waits() {
             self.stalled = true;
             return;
         }
@@ -347,6 +374,7 @@ impl Worker {
             }
             self.scheduler.commit(chunk.sequence, chunk.positions.clone());
         }
+        self.patience = masks::patience(computed.saturating_duration_since(start));
         if let Err(error) = self.outputs() {
             tracing::error!(%error, "a step of the engine failed; its requests end with an error");
             self.fail_step(&error);

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::masks::Turn;
 use super::predict::first_of_layer;
 use super::{Batch, Sampling, Worker};
 use crate::error::EngineError;
@@ -189,11 +190,23 @@ impl Worker {
             if index > 0 {
                 row.copy_from_slice(&self.sampling.raw);
             }
+            if !self.has_spoken(id) {
+                self.scheduler.park(id);
+                continue;
+            }
             match self.choose(id, row) {
                 Ok(choice) => self.accept(id, choice),
                 Err(reason) => self.finish(id, reason),
             }
         }
+    }
+
+    /// Whether what may come next is known, now or before the step's patience is at its end.
+    fn has_spoken(&mut self, id: SequenceId) -> bool {
+        let Some(sequence) = self.scheduler.get(id) else { return true };
+        let job = self.jobs.get_mut(sequence.job).and_then(Option::as_mut);
+        let constrained = job.and_then(|job| job.constraints.get_mut(sequence.answer as usize));
+        constrained.is_none_or(|constrained| constrained.wait(self.patience).is_some())
     }
 
     /// Goes on from a drafted token where it is the token that was chosen in its place.
@@ -262,13 +275,14 @@ impl Worker {
             None => {
                 let token = draw(job, sequence, sampling, row)?;
                 let goes_on = job.wish.stop_token_ids.contains(&token)
-                    && match job.constraints.get_mut(sequence.answer as usize) {
-                        Some(constraint) => {
-                            !guarded(|| Ok(constraint.ends())).map_err(FinishReason::Error)?
-                        }
+                    && match turn(job, sequence) {
+                        Some(turn) => !guarded(|| Ok(turn.constraint.ends())).map_err(FinishReason::Error)?,
                         None => false,
                     };
                 if goes_on {
+                    if let Some(turn) = turn(job, sequence) {
+                        turn.ask();
+                    }
                     row.copy_from_slice(&sampling.raw);
                     draw(job, sequence, sampling, row)?
                 } else {
@@ -296,16 +310,12 @@ impl Worker {
             self.finish(id, FinishReason::Stop(Some(token)));
             return;
         }
-        if let Some(constraint) = job.constraints.get_mut(answer as usize)
-            && let Err(error) = guarded(|| constraint.accept(token))
-        {
-            self.finish(id, FinishReason::Error(error));
-            return;
-        }
         sequence.push(token, BLOCK_LEN);
         job.emit(Event::Token { answer, index, id: token, logprob, top });
         if index as usize + 1 >= job.wish.max_tokens {
             self.finish(id, FinishReason::Length);
+        } else if let Some(constrained) = job.constraints.get_mut(answer as usize) {
+            self.masks.begin(constrained, Some(token), sequence.tenant);
         }
     }
 
@@ -357,29 +367,31 @@ fn draw(
     sampling: &mut Sampling,
     row: &mut [f32],
 ) -> Result<u32, FinishReason> {
+    let Job { wish, constraints, .. } = job;
     let mut mask = None;
-    if let Some(constraint) = job.constraints.get_mut(sequence.answer as usize) {
-        sampling.mask.forbid_all();
-        let may_stop = guarded(|| {
-            constraint.allowed(&mut sampling.mask)?;
-            Ok(constraint.may_stop())
-        });
-        let may_stop = may_stop.map_err(FinishReason::Error)?;
-        for &stop in &job.wish.stop_token_ids {
-            if may_stop { sampling.mask.allow(stop) } else { sampling.mask.forbid(stop) }
+    if let Some(constrained) = constraints.get_mut(sequence.answer as usize) {
+        // Who calls has made sure that it has spoken.
+        let turn = constrained.turn().ok_or(FinishReason::Cancelled)?;
+        let may_stop = turn.may_stop().map_err(FinishReason::Error)?;
+        for &stop in &wish.stop_token_ids {
+            if may_stop { turn.mask.allow(stop) } else { turn.mask.forbid(stop) }
         }
-        if may_stop && sampling.mask.count() == 0 {
+        if may_stop && turn.mask.count() == 0 {
             return Err(FinishReason::Stop(None));
         }
-        mask = Some(&sampling.mask);
+        mask = Some(&turn.mask);
     }
     let history = History { prompt: sequence.prompt(), generated: sequence.generated() };
-    let wish = &job.wish;
     let chosen = sampling.sampler.sample(&wish.sampling, wish.seed, sequence.answer, history, mask, row);
     chosen.ok_or_else(|| {
         let reason = "no token is allowed here".to_owned();
         FinishReason::Error(EngineError::Constraint { reason })
     })
+}
+
+/// An answer's constraint, which has spoken.
+fn turn<'a>(job: &'a mut Job, sequence: &Sequence) -> Option<&'a mut Turn> {
+    job.constraints.get_mut(sequence.answer as usize)?.turn()
 }
 
 /// A prompt of one token has a first token and nothing that predicts another.

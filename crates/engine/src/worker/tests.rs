@@ -77,7 +77,7 @@ impl Harness {
         });
         (request.n, request.max_tokens) = (n, Some(max_tokens));
         let submission =
-            Submission::new(request, Default::default(), Arc::default(), self.context_length, None);
+            Submission::new(request, Default::default(), Arc::default(), self.context_length, None, 512);
         lock(&self.shared.inbox).submissions.push(submission);
         self.shared.bell.notify_one();
         events

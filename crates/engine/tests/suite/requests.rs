@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use levain_engine::{
     Constraint, Engine, EngineConfig, EngineError, Event, FinishReason, Injector, Pooling, Request,
-    RequestKind, SamplingParams, Shutdown, TokenMask,
+    RequestKind, SamplingParams, Shutdown, Speculation, TokenMask,
 };
 
 use crate::common::{all_free, engine, eventually, fixture, ids, run, start, text};
@@ -427,4 +427,71 @@ fn tenants_do_not_share_prefixes() {
     assert_eq!(cached(1), 96);
     assert_eq!(cached(2), 0);
     assert_eq!(cached(2), 96);
+}
+
+/// Takes as long to say what may come next as nobody lets it go on.
+struct Stuck(std::sync::mpsc::Receiver<()>);
+
+impl Constraint for Stuck {
+    fn allowed(&mut self, mask: &mut TokenMask) -> Result<(), String> {
+        let _ = self.0.recv();
+        mask.allow(7);
+        mask.allow(9);
+        Ok(())
+    }
+
+    fn accept(&mut self, _token: u32) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn may_stop(&mut self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn a_constraint_that_takes_its_time_holds_up_its_own_answer_only() {
+    for speculation in [Speculation::Off, Speculation::PromptLookup] {
+        let config = EngineConfig { speculation, ..EngineConfig::default() };
+        let engine = engine(&fixture("llama-3.1"), config);
+        let constrain = |request: &mut Request, go_on| {
+            request.max_tokens = Some(40);
+            request.tenant = 1;
+            request.constraints = vec![Box::new(Stuck(go_on))];
+        };
+        let quick = run(&engine, &text(3, 33), |request| constrain(request, channel().1));
+        let (tells, go_on) = channel();
+        let stuck = start(&engine, &text(3, 33), |request| constrain(request, go_on));
+        // Whole answers go by, also constrained ones of others, while it waits for its first token and later ones.
+        for _ in 0..3 {
+            let other = run(&engine, &text(2, 30), |request| {
+                request.tenant = 2;
+                request.constraints = vec![Box::new(Stuck(channel().1))];
+            });
+            assert_eq!(other.answers[0].tokens.len(), 24);
+            tells.send(()).unwrap();
+        }
+        drop(tells);
+        let stuck = stuck.wait();
+        assert_eq!(stuck.answers[0].tokens.len(), 40);
+        assert_eq!(stuck.answers[0].bits(), quick.answers[0].bits());
+        eventually("all blocks are free", || all_free(&engine));
+    }
+}
+
+#[test]
+fn a_tenant_can_take_its_share_of_requests_and_no_more() {
+    let config = EngineConfig { max_requests_per_tenant: Some(2), ..EngineConfig::default() };
+    let engine = engine(&fixture("llama-3.1"), config);
+    let (release, _handle) = hold(&engine);
+    let of = |tenant| {
+        let mut request = Request::new(vec![1], |_| ControlFlow::Continue(()));
+        request.tenant = tenant;
+        engine.submit(request)
+    };
+    let handles = [of(5).unwrap(), of(5).unwrap(), of(6).unwrap()];
+    assert!(matches!(of(5), Err(EngineError::Overloaded { queued: 2, limit: 2 })));
+    drop(release);
+    drop(handles);
+    eventually("its places are free again", || of(5).is_ok());
 }

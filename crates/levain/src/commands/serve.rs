@@ -34,6 +34,10 @@ pub(crate) fn run(app: &App, args: &ServeArgs) -> Result<(), CliError> {
     if let Some(parallel) = args.parallel {
         engine.max_num_seqs = parallel;
     }
+    engine.request_bytes = (config.limits.memory_bytes_max + levain_local::UNREAD_BYTES_MAX) as u64;
+    if config.api_keys.len() > 1 {
+        engine.max_requests_per_tenant = Some(engine.max_queued_requests / 2);
+    }
     let draft = app.draft_model(&hub, &args.engine, &engine)?;
     let provider = model::load_all(app, &models, &Setup { engine, draft, chat_template })?;
     let server = Server::new(&config, provider)?;
@@ -68,8 +72,16 @@ fn server_config(app: &App, args: &ServeArgs) -> Result<ServerConfig, CliError> 
     if let Some(listen) = args.listen.or(configured) {
         config.listen = listen;
     }
-    if let Some(key) = app.settings.get("serve.api_key") {
-        config.api_keys.push(ApiKey::new("configured", key)?);
+    if let Some(keys) = app.settings.get("serve.api_key") {
+        for (n, key) in keys.split(',').map(str::trim).enumerate() {
+            config.api_keys.push(ApiKey::new(format!("configured {}", n + 1), key)?);
+        }
+    }
+    if let Some(free) = levain_engine::free_memory() {
+        // A small machine has better uses for its memory, and two of the largest bodies have to fit.
+        let part = usize::try_from(free / 32).unwrap_or(usize::MAX);
+        let limits = &mut config.limits;
+        limits.memory_bytes_max = part.clamp(4 * limits.body_bytes_max, limits.memory_bytes_max);
     }
     config.insecure_no_auth = args.insecure_no_auth;
     config.allowed_hosts.clone_from(&args.allow_host);

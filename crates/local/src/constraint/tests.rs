@@ -99,7 +99,7 @@ fn answer(
 fn compile(source: Source) -> Result<Compiled, ProviderError> {
     let (table, _) = vocabulary();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(Arc::new(Guide::new(table)).compile(source, 0))
+    runtime.block_on(Arc::new(Guide::new(table)).compile(source, None))
 }
 
 fn format(format: &ResponseFormat) -> Compiled {

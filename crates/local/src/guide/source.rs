@@ -4,7 +4,7 @@ use levain_chat::{ProviderError, ResponseFormat};
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use serde_json::{Value, json};
 
-use super::{check_bytes, check_schema, invalid};
+use super::{check_bytes, check_schema, embedded, invalid};
 use crate::schema::{self, Enforced, FreeKeys, Problem};
 
 /// White space between the parts of JSON: what pretty printers write, but no endless run of it.
@@ -33,7 +33,10 @@ pub(crate) struct Piece {
 pub(crate) enum Text {
     Schema(SchemaText),
     Regex(String),
+    /// Lark, as a caller wrote it.
     Lark(String),
+    /// Lark, as this program wrote it.
+    Rules(String),
 }
 
 /// A JSON schema and how it is used.
@@ -80,11 +83,24 @@ impl Source {
             }
             ResponseFormat::Grammar(text) => {
                 check_bytes("response_format", "the grammar", text.len())?;
-                Text::Lark(text.clone())
+                return Self::of_grammar(text).map(Some);
             }
         };
         let pieces = vec![Piece { name: String::new(), text }];
         Ok(Some(Self { param: "response_format", pieces, opening: "" }))
+    }
+
+    /// A caller's grammar in Lark syntax.
+    fn of_grammar(text: &str) -> Result<Self, ProviderError> {
+        let (rules, schemas) =
+            embedded::extract(text).map_err(|message| invalid("response_format", message))?;
+        let mut pieces = vec![Piece { name: String::new(), text: Text::Lark(rules) }];
+        for (name, schema) in schemas {
+            check_schema("response_format", &schema)?;
+            let text = SchemaText { schema, lenient: false, compact: false, tool: None };
+            pieces.push(Piece { name, text: Text::Schema(text) });
+        }
+        Ok(Self { param: "response_format", pieces, opening: "" })
     }
 
     /// A grammar in Lark syntax that this program wrote itself. `@name` stands for the piece of that name, and
@@ -95,7 +111,7 @@ impl Source {
         pieces: Vec<Piece>,
         content: Option<Self>,
     ) -> Self {
-        let mut all = vec![Piece { name: String::new(), text: Text::Lark(rules) }];
+        let mut all = vec![Piece { name: String::new(), text: Text::Rules(rules) }];
         all.extend(pieces);
         if let Some(mut piece) = content.and_then(|source| source.pieces.into_iter().next()) {
             "content".clone_into(&mut piece.name);
@@ -106,7 +122,7 @@ impl Source {
 
     /// Whether a caller wrote the rules.
     pub(super) fn is_callers_own(&self) -> bool {
-        matches!(self.pieces.as_slice(), [Piece { text: Text::Lark(_), .. }])
+        matches!(self.pieces.first(), Some(Piece { text: Text::Lark(_), .. }))
     }
 
     /// Reads the schemas.
@@ -118,10 +134,13 @@ impl Source {
         for piece in &self.pieces {
             let mut grammar = match &piece.text {
                 Text::Regex(text) => GrammarWithLexer::from_regex(text),
-                Text::Lark(text) => GrammarWithLexer::from_lark(text.clone()),
+                Text::Lark(text) | Text::Rules(text) => GrammarWithLexer::from_lark(text.clone()),
                 Text::Schema(text) => {
                     let read = text.read().map_err(|problem| text.refusal(&problem))?;
-                    keys = keys.max(read.keys);
+                    // Which keys came is followed where JSON is all that comes.
+                    if !self.is_callers_own() {
+                        keys = keys.max(read.keys);
+                    }
                     unenforced.extend(read.unenforced.iter().map(|problem| text.told(problem)));
                     GrammarWithLexer::from_json_schema(text.spaced(read.schema))
                 }

@@ -137,8 +137,8 @@ fn hostile_input_is_refused_or_serves() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let (mut served, mut refused) = (0, 0);
     for format in &formats {
-        let compiled =
-            Source::of_format(format).and_then(|source| runtime.block_on(guide.compile(source.unwrap(), 0)));
+        let compiled = Source::of_format(format)
+            .and_then(|source| runtime.block_on(guide.compile(source.unwrap(), None)));
         match compiled {
             Ok(compiled) => {
                 served += 1;
@@ -171,7 +171,7 @@ fn what_was_compiled_is_found_again() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let compile = |text: &str| {
         let source = Source::of_format(&ResponseFormat::Regex(text.to_owned())).unwrap().unwrap();
-        runtime.block_on(guide.compile(source, 0)).unwrap()
+        runtime.block_on(guide.compile(source, None)).unwrap()
     };
     let first = compile("[ab]+");
     assert!(Arc::ptr_eq(&first.matcher, &compile("[ab]+").matcher));
@@ -187,7 +187,7 @@ fn the_least_recently_used_goes_first() {
     let guide = guide();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let source = Source::of_format(&ResponseFormat::Regex("a".to_owned())).unwrap().unwrap();
-    let compiled = runtime.block_on(guide.compile(source, 0)).unwrap();
+    let compiled = runtime.block_on(guide.compile(source, None)).unwrap();
     let mut cache = Cache::default();
     for key in ["a", "b", "c"] {
         cache.insert(key.to_owned(), compiled.clone(), CACHE_BYTES_MAX / 3);
@@ -240,11 +240,11 @@ fn work_is_counted_before_it_is_done() {
     for (schema, keyword) in schemas {
         let format = ResponseFormat::JsonSchema { schema: schema.clone(), strict: None };
         let source = Source::of_format(&format).unwrap().unwrap();
-        let error = runtime.block_on(guide.compile(source, 0)).unwrap_err();
+        let error = runtime.block_on(guide.compile(source, None)).unwrap_err();
         let ProviderError::Invalid { message, .. } = error else { panic!("{schema}: {error}") };
         assert!(message.contains(&format!("`{keyword}`")), "{schema}: {message}");
         // Nothing was built for it.
-        assert!(guide.places.are_free() && guide.cache.lock().unwrap().entries.is_empty());
+        assert!(guide.places.free() == PLACES && guide.cache.lock().unwrap().entries.is_empty());
     }
 }
 
@@ -268,7 +268,7 @@ fn grammars_cost_a_bounded_step_or_end_with_advice() {
     let mut ended = 0;
     for text in grammars {
         let source = Source::of_format(&ResponseFormat::Grammar(text.to_owned())).unwrap().unwrap();
-        let compiled = match runtime.block_on(guide.compile(source, 0)) {
+        let compiled = match runtime.block_on(guide.compile(source, None)) {
             Ok(compiled) => compiled,
             Err(error) => {
                 assert!(matches!(error, ProviderError::Invalid { .. }), "{text}: {error}");
@@ -299,13 +299,44 @@ fn nobody_takes_all_places() {
     let guide = guide();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
-        let held = guide.places.take(1).await.unwrap();
+        let held = guide.places.take(Some("a")).await;
         // The same caller waits; another one does not.
-        let mut second = Box::pin(guide.places.take(1));
+        let mut second = Box::pin(guide.places.take(Some("a")));
         assert!(futures::poll!(&mut second).is_pending());
-        assert!(futures::poll!(Box::pin(guide.places.take(2))).is_ready());
+        assert!(futures::poll!(Box::pin(guide.places.take(None))).is_ready());
         drop(held);
-        assert!(second.await.is_some());
-        assert!(guide.places.are_free());
+        drop(second.await);
+        assert!(guide.places.free() == PLACES);
     });
+}
+
+#[test]
+fn a_schema_in_a_grammar_is_bounded_as_any_schema_is() {
+    let guide = guide();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let compile = |grammar: &str| {
+        let source = Source::of_format(&ResponseFormat::Grammar(grammar.to_owned()))?;
+        runtime.block_on(guide.compile(source.unwrap(), None))
+    };
+    let compiled = compile("start: \"a\" %json {\"type\": \"integer\"} \"!\"").unwrap();
+    let mut matcher = compiled.start();
+    for (byte, allowed) in
+        [(b'b', false), (b'a', true), (b'!', false), (b'7', true), (b'x', false), (b'!', true)]
+    {
+        let token = (0..guide.table.len() as u32).find(|&id| guide.table.bytes(id) == [byte]);
+        let Some(token) = token else { panic!("the vocabulary has no {byte}") };
+        let takes = matcher.validate_tokens(&[token]).unwrap() == 1;
+        assert_eq!(takes, allowed, "{}", byte as char);
+        if takes {
+            matcher.consume_token(token).unwrap();
+        }
+    }
+    for (schema, word) in [
+        (json!({"type": "integer", "multipleOf": 999_983}), "multipleOf"),
+        (json!({"type": "array", "uniqueItems": true}), "uniqueItems"),
+        (json!({"type": "string", "pattern": "(a{1,100}){1,100}{1,100}"}), "pattern"),
+    ] {
+        let error = compile(&format!("start: %json {schema}")).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
 }

@@ -42,7 +42,7 @@ fn compile(schema: &Value, strict: Option<bool>) -> Result<Compiled, String> {
         Err(ProviderError::Invalid { message, .. }) => return Err(message),
         Err(error) => panic!("{schema}: {error}"),
     };
-    match runtime.block_on(guide().1.compile(source, 0)) {
+    match runtime.block_on(guide().1.compile(source, None)) {
         Ok(compiled) => Ok(compiled),
         Err(ProviderError::Invalid { param, message }) if param == "response_format" => Err(message),
         Err(error) => panic!("{schema}: {error}"),

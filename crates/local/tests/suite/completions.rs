@@ -141,11 +141,11 @@ async fn raw_prompts_may_name_control_tokens() {
         all[0].ids()
     };
     let text = "<|user|>the<|assistant|>";
-    let parsed = provider.tokenize("tiny", text, true, true).await.unwrap();
+    let parsed = provider.tokenize("tiny", text, true, true, None).await.unwrap();
     assert!(parsed.starts_with(&[0, 3]) && parsed.ends_with(&[4]));
     assert_eq!(read(text, true, true).await, parsed);
     assert_eq!(read(text, true, false).await, parsed[1..]);
-    let plain = provider.tokenize("tiny", text, true, false).await.unwrap();
+    let plain = provider.tokenize("tiny", text, true, false, None).await.unwrap();
     assert!(!plain[1..].iter().any(|id| *id < 5));
     assert_eq!(read(text, false, true).await, plain);
     // A text that begins as the model wants is not begun twice, unless that is what is written.
@@ -176,7 +176,7 @@ async fn what_is_embedded_is_content() {
     let provider = tiny(None);
     let inputs = vec![CompletionPrompt::Text("a<|user|>b".into())];
     let request = EmbeddingRequest { model: String::new(), inputs, pooling: None, tenant: None };
-    let plain = provider.tokenize("tiny", "a<|user|>b", true, false).await.unwrap();
+    let plain = provider.tokenize("tiny", "a<|user|>b", true, false, None).await.unwrap();
     assert_eq!(provider.embed(request).await.unwrap()[0].tokens, plain.len() as u64);
 }
 
@@ -224,12 +224,12 @@ async fn embeddings_have_length_one() {
 #[tokio::test]
 async fn tokens_and_back() {
     let provider = tiny(None);
-    let tokens = provider.tokenize("tiny", "the </s> end", true, false).await.unwrap();
+    let tokens = provider.tokenize("tiny", "the </s> end", true, false, None).await.unwrap();
     assert_eq!(tokens[0], 0);
     assert!(!tokens.contains(&1));
-    assert_eq!(provider.detokenize("tiny", &tokens).await.unwrap(), "the </s> end");
-    let parsed = provider.tokenize("tiny", "the </s> end", false, true).await.unwrap();
+    assert_eq!(provider.detokenize("tiny", &tokens, None).await.unwrap(), "the </s> end");
+    let parsed = provider.tokenize("tiny", "the </s> end", false, true, None).await.unwrap();
     assert!(parsed.contains(&1) && !parsed.contains(&0));
-    assert!(provider.detokenize("tiny", &[u32::MAX]).await.is_err());
-    assert!(provider.tokenize("other", "x", true, false).await.is_err());
+    assert!(provider.detokenize("tiny", &[u32::MAX], None).await.is_err());
+    assert!(provider.tokenize("other", "x", true, false, None).await.is_err());
 }

@@ -122,7 +122,7 @@ async fn published_gguf_files_are_right_or_refused() {
         LocalModel::open(&path, options(None)).map_err(|error| error.to_string())
     };
     let tokens = async |model: LocalModel| {
-        LocalProvider::new("tiny", model).tokenize("tiny", "and the king", true, false).await.unwrap()
+        LocalProvider::new("tiny", model).tokenize("tiny", "and the king", true, false, None).await.unwrap()
     };
     let as_written = tokens(open(&[]).unwrap()).await;
     for name in ["padding", "eos", "eot", "eom", "unknown", "seperator", "cls", "mask"] {

@@ -139,7 +139,7 @@ async fn without_a_template_only_completions_work() {
     let provider = LocalProvider::new("tiny", local);
     let error = refusal(&provider, ask("x")).await;
     assert!(error.to_string().contains("no chat template"), "{error}");
-    assert!(provider.tokenize("tiny", "hello", true, false).await.is_ok());
+    assert!(provider.tokenize("tiny", "hello", true, false, None).await.is_ok());
 }
 
 #[test]

@@ -128,7 +128,7 @@ async fn what_was_said_is_tokenized_with_what_stands_before_it() {
     };
     let joined = provider.render(request("the")).await.unwrap();
     assert_eq!(joined.text, "assistant: the");
-    let tokens = provider.tokenize("tiny", "assistant: the", false, false).await.unwrap();
+    let tokens = provider.tokenize("tiny", "assistant: the", false, false, None).await.unwrap();
     assert_eq!(joined.tokens, tokens);
 }
 

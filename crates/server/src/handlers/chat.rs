@@ -19,30 +19,37 @@ pub(crate) async fn create(
     Extension(call): Extension<Call>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let bytes = body::read(&shared, request).await?;
-    let ChatCall { mut request, stream, include_usage } = ChatCall::from_bytes(&bytes.bytes)?;
-    drop(bytes);
-    let permit = shared.admit()?;
+    let (read, memory) = body::read(&shared, &call, request, ChatCall::from_bytes).await?;
+    let ChatCall { mut request, stream, include_usage } = read;
+    let place = shared.admit(&call)?;
     request.model = shared.model_or_default(&request.model)?;
     request.tenant.clone_from(&call.principal.tenant);
     let (n, logprobs) = (request.n, request.logprobs.is_some());
     let head = shared.head("chatcmpl-", &request.model);
     let mut meter = shared.meter(&call);
     let events = shared.provider.chat(request).await;
+    drop(memory);
     let mut events = meter.watch(events).map_err(|error| error.about("messages"))?;
     if stream {
         let chunks = ChatChunks::new(head, n, logprobs, include_usage);
-        return Ok(sse::respond(events, chunks, Arc::clone(&shared), meter, permit));
+        return Ok(sse::respond(events, chunks, Arc::clone(&shared), meter, place));
     }
     let mut answer = ChatCollector::new(n, logprobs);
+    let mut memory = shared.memory(&call);
     let collected = sse::collect(&mut events, &shared, |event| {
         meter.chat(&event);
+        memory.grow(event.size())?;
         answer.push(event);
+        Ok(())
     })
     .await;
     meter.watch(collected)?;
+    let body = answer.to_json(&head);
+    drop(answer);
+    let response = reply::held(body, place, memory);
+    let response = meter.watch(response)?;
     meter.end("done");
-    Ok(reply::json(answer.to_json(&head)))
+    Ok(response)
 }
 
 impl sse::Encoder for ChatChunks {

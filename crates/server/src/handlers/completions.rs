@@ -20,12 +20,10 @@ pub(crate) async fn create(
     Extension(call): Extension<Call>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let bytes = body::read(&shared, request).await?;
-    let CompletionCall { requests, stream, include_usage, tokens_as_ids, parse_special } =
-        CompletionCall::from_bytes(&bytes.bytes)?;
-    drop(bytes);
+    let (read, memory) = body::read(&shared, &call, request, CompletionCall::from_bytes).await?;
+    let CompletionCall { requests, stream, include_usage, tokens_as_ids, parse_special } = read;
     let parse_special = shared.parse_special(parse_special)?;
-    let permit = shared.admit()?;
+    let place = shared.admit(&call)?;
     let first = requests.first().ok_or_else(|| ApiError::missing("prompt"))?;
     let model = shared.model_or_default(&first.model)?;
     let shape = CompletionShape {
@@ -47,20 +45,28 @@ pub(crate) async fn create(
         let events = meter.watch(events).map_err(|error| error.about(&path))?;
         streams.push(events.map(move |event| event.map(|event| (prompt, event))));
     }
+    drop(memory);
     let mut events = futures::stream::select_all(streams);
     if stream {
         let chunks = CompletionChunks::new(head, shape, include_usage);
-        return Ok(sse::respond(events, chunks, Arc::clone(&shared), meter, permit));
+        return Ok(sse::respond(events, chunks, Arc::clone(&shared), meter, place));
     }
     let mut answer = CompletionCollector::new(shape);
+    let mut memory = shared.memory(&call);
     let collected = sse::collect(&mut events, &shared, |(prompt, event)| {
         meter.completion(&event);
+        memory.grow(event.size())?;
         answer.push(prompt, event);
+        Ok(())
     })
     .await;
     meter.watch(collected)?;
+    let body = answer.to_json(&head);
+    drop(answer);
+    let response = reply::held(body, place, memory);
+    let response = meter.watch(response)?;
     meter.end("done");
-    Ok(reply::json(answer.to_json(&head)))
+    Ok(response)
 }
 
 impl sse::Encoder for CompletionChunks {

@@ -18,19 +18,24 @@ pub(crate) async fn create(
     Extension(call): Extension<Call>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let bytes = body::read(&shared, request).await?;
-    let EmbeddingCall { mut request, format } = EmbeddingCall::from_bytes(&bytes.bytes)?;
-    drop(bytes);
-    let _permit = shared.admit()?;
+    let (read, memory) = body::read(&shared, &call, request, EmbeddingCall::from_bytes).await?;
+    let EmbeddingCall { mut request, format } = read;
+    let place = shared.admit(&call)?;
     request.tenant.clone_from(&call.principal.tenant);
     let model = shared.model_or_default(&request.model)?;
     request.model.clone_from(&model);
     let mut meter = shared.meter(&call);
     let mut embeddings = Vec::new();
     let answer = Box::pin(futures::stream::once(shared.provider.embed(request)));
-    let collected = sse::collect(answer, &shared, |all| embeddings = all).await;
+    let collected = sse::collect(answer, &shared, |all| {
+        embeddings = all;
+        Ok(())
+    })
+    .await;
     meter.watch(collected).map_err(|error| error.about("input"))?;
     meter.prompt(embeddings.iter().map(|embedding| embedding.tokens).sum());
     meter.end("done");
-    Ok(reply::json(embeddings_json(&model, &embeddings, format)))
+    let body = embeddings_json(&model, &embeddings, format);
+    drop(embeddings);
+    Ok(reply::held(body, place, memory)?)
 }

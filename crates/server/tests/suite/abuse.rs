@@ -168,12 +168,12 @@ async fn bodies_that_stop_or_dribble_are_refused() {
 
 #[tokio::test]
 async fn bodies_together_are_bounded_too() {
-    let limits = Limits { body_bytes_max: 1 << 20, body_bytes_total_max: 1 << 20, ..Limits::default() };
+    let limits = Limits { body_bytes_max: 1 << 20, memory_bytes_max: 1 << 20, ..Limits::default() };
     let server = with(limits).await;
     let mut holder = server.connect().await;
     let begun = head("POST", "/v1/chat/completions", "content-length: 1048576\r\n") + &" ".repeat(900_000);
     holder.write_all(begun.as_bytes()).await.unwrap();
-    let large = json!({ "content": "x".repeat(400_000) });
+    let large = json!({ "content": "x".repeat(100_000) });
     let refused = timeout(PATIENCE, async {
         loop {
             let response = server.post("/tokenize", &large).await;
@@ -238,5 +238,78 @@ async fn more_connections_than_allowed_are_turned_away() {
         }
     });
     assert!(served.await.is_ok());
+    server.stop().await;
+}
+
+/// A server whose answers are as long as no socket's buffers, and that answers one request at a time.
+async fn one_at_a_time(write_timeout: Duration) -> Running {
+    let provider = FakeProvider::new("fake").with_script(|_| {
+        let text = "x".repeat(1 << 20);
+        Ok(vec![Step::Event(ChatEvent::Text { index: 0, text }); 40])
+    });
+    let limits = Limits { write_timeout, requests_max: 1, ..Limits::default() };
+    serve(ServerConfig { limits, ..ServerConfig::default() }, Arc::new(provider)).await
+}
+
+fn ask() -> serde_json::Value {
+    json!({ "model": "fake", "messages": [{ "role": "user", "content": "x" }] })
+}
+
+#[tokio::test]
+async fn a_whole_answer_holds_its_place_until_it_is_read() {
+    let server = one_at_a_time(PATIENCE).await;
+    let mut lazy = server.connect().await;
+    lazy.write_all(post("/v1/chat/completions", &ask(), "connection: close\r\n").as_bytes()).await.unwrap();
+    // It is complete as soon as its head is there.
+    let mut head = [0; 12];
+    timeout(PATIENCE, lazy.read_exact(&mut head)).await.unwrap().unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+    for _ in 0..20 {
+        let refused = server.post("/tokenize", &json!({ "content": "x" })).await;
+        assert_eq!((refused.status, refused.code().as_str()), (429, "rate_limit_exceeded"));
+    }
+    assert!(to_the_end(&mut lazy).await.len() > 40 << 20);
+    let served = timeout(PATIENCE, async {
+        while server.post("/tokenize", &json!({ "content": "x" })).await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    assert!(served.await.is_ok(), "the place is not given back");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_reads_a_byte_now_and_then_loses_its_place() {
+    let server = one_at_a_time(Duration::from_millis(300)).await;
+    let mut dribbling = server.connect().await;
+    dribbling.write_all(post("/v1/chat/completions", &ask(), "").as_bytes()).await.unwrap();
+    let dribble = async {
+        let mut byte = [0; 1];
+        loop {
+            let _ = dribbling.read(&mut byte).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let served = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        while server.post("/tokenize", &json!({ "content": "x" })).await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let race = futures::future::select(Box::pin(dribble), Box::pin(served));
+    assert!(timeout(PATIENCE, race).await.is_ok(), "it holds its place");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_body_becomes_counts_before_it_is_parsed() {
+    let limits = Limits { body_bytes_max: 1 << 20, memory_bytes_max: 8 << 20, ..Limits::default() };
+    let server = with(limits).await;
+    let many = json!({ "content": "x", "more": vec![json!({}); 100_000] });
+    let refused = server.post("/tokenize", &many).await;
+    assert_eq!((refused.status, refused.code().as_str()), (413, "request_too_large"), "{refused:?}");
+    // As long a text is no trouble, whatever it says.
+    let long = json!({ "content": ",{[:".repeat(100_000) });
+    assert_eq!(server.post("/tokenize", &long).await.status, 200);
     server.stop().await;
 }

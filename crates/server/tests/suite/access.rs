@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use levain_server::{ApiKey, ROUTES, Server, ServerConfig, ServerError};
-use levain_testkit::provider::FakeProvider;
+use levain_server::{ApiKey, Limits, ROUTES, Server, ServerConfig, ServerError};
+use levain_testkit::provider::{FakeProvider, Step};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::client::{Running, head, serve};
+use crate::client::{Running, head, serve, until};
 
 const KEY: &str = "key-0123456789";
 
@@ -17,7 +19,9 @@ fn provider() -> Arc<FakeProvider> {
 
 async fn with_key() -> Running {
     let api_keys = vec![ApiKey::new("one", KEY).unwrap(), ApiKey::new("two", "another-key-42").unwrap()];
-    serve(ServerConfig { api_keys, ..ServerConfig::default() }, provider()).await
+    // Here wrong keys come by the hundred, and from one address.
+    let limits = Limits { wrong_key_pause: Duration::ZERO, ..Limits::default() };
+    serve(ServerConfig { api_keys, limits, ..ServerConfig::default() }, provider()).await
 }
 
 /// A request that succeeds when it is let in.
@@ -282,5 +286,72 @@ async fn callers_have_tenants_of_their_own() {
     assert_eq!(seen[0], seen[2]);
     assert_ne!(seen[0], seen[1]);
     assert!(seen.iter().all(|tenant| tenant.as_ref().is_some_and(|tenant| !KEY.contains(tenant))));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_takes_no_more_than_half_of_the_places() {
+    let provider = FakeProvider::new("fake").with_script(|_| Ok(vec![Step::Wait(Duration::from_secs(600))]));
+    let gauge = provider.gauge();
+    let api_keys = vec![ApiKey::new("one", KEY).unwrap(), ApiKey::new("two", "another-key-42").unwrap()];
+    let limits = Limits { requests_max: 4, drain_timeout: Duration::from_millis(1), ..Limits::default() };
+    let server =
+        serve(ServerConfig { api_keys, limits, ..ServerConfig::default() }, Arc::new(provider)).await;
+    let [one, two] = [KEY, "another-key-42"].map(|key| format!("x-api-key: {key}\r\n"));
+    let mut held = Vec::new();
+    for open in 1..=2 {
+        let mut stream = server.connect().await;
+        stream.write_all(request("POST", "/v1/chat/completions", &one).as_bytes()).await.unwrap();
+        held.push(stream);
+        until("it is being answered", || gauge.open() == open).await;
+    }
+    assert_eq!(server.send(request("POST", "/tokenize", &one).as_bytes()).await.status, 429);
+    assert_eq!(server.send(request("POST", "/tokenize", &two).as_bytes()).await.status, 200);
+    drop(held);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_tries_keys_waits_and_who_has_one_does_not() {
+    let api_keys = vec![ApiKey::new("one", KEY).unwrap()];
+    let limits = Limits { wrong_key_pause: Duration::from_secs(3600), ..Limits::default() };
+    let server = serve(ServerConfig { api_keys, limits, ..ServerConfig::default() }, provider()).await;
+    let good = format!("x-api-key: {KEY}\r\n");
+    assert_eq!(server.send(request("GET", "/v1/models", &good).as_bytes()).await.status, 200);
+    for i in 0..10 {
+        let wrong = format!("x-api-key: a-wrong-key-{i}\r\n");
+        assert_eq!(server.send(request("GET", "/v1/models", &wrong).as_bytes()).await.status, 401);
+    }
+    let mut waits = server.connect().await;
+    waits.write_all(request("GET", "/v1/models", "x-api-key: a-wrong-key\r\n").as_bytes()).await.unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(200), waits.read_u8()).await.is_err());
+    assert_eq!(server.send(request("GET", "/v1/models", &good).as_bytes()).await.status, 200);
+    assert_eq!(server.send(request("GET", "/health", "").as_bytes()).await.status, 200);
+    drop(waits);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_key_other_machines_are_served_under_addresses_and_known_names_only() {
+    let config = |allowed: &[&str]| ServerConfig {
+        listen: "0.0.0.0:0".parse().unwrap(),
+        insecure_no_auth: true,
+        allowed_hosts: allowed.iter().map(|&name| name.to_owned()).collect(),
+        ..ServerConfig::default()
+    };
+    let ask = async |server: &Running, host: &str| {
+        let text = format!("GET /v1/models HTTP/1.1\r\nconnection: close\r\nhost: {host}\r\n\r\n");
+        server.send(text.as_bytes()).await.status
+    };
+    let server = serve(config(&[]), provider()).await;
+    for host in ["localhost", "192.0.2.7:7171", "127.0.0.1", "[2001:db8::1]:80"] {
+        assert_eq!(ask(&server, host).await, 200, "{host}");
+    }
+    for host in ["evil.example", "192.0.2.7.evil.example", "box", "[evil]"] {
+        assert_eq!(ask(&server, host).await, 403, "{host}");
+    }
+    server.stop().await;
+    let server = serve(config(&["box"]), provider()).await;
+    assert_eq!((ask(&server, "box:80").await, ask(&server, "other").await), (200, 403));
     server.stop().await;
 }
