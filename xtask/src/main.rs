@@ -1,45 +1,51 @@
-//! `cargo xtask tidy [--advisories DIR]`: the house rules that a machine can check.
+//! `cargo xtask tidy [--advisories DIR] [--release]`: the house rules that a machine can check.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use xtask::tidy;
+use xtask::tidy::{self, advisories};
 
-const USAGE: &str = "usage: cargo xtask tidy [--advisories DIR]
+const USAGE: &str = "usage: cargo xtask tidy [--advisories DIR] [--release]
 
-Checks dependency arrows, file length, banned calls, large files, links in documents and licences.
-With a folder of RustSec advisories (or LEVAIN_ADVISORY_DB), also Cargo.lock against them.";
+Checks dependency arrows, file length, banned calls, large files, links in documents, and what deny.toml says of
+licences, banned crates and sources. With a folder of RustSec advisories (LEVAIN_ADVISORY_DB, LEVAIN_SHARED/advisory-db),
+also what is locked against them. A missing or old folder is a warning, with --release an error.";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     if args.next().as_deref() != Some("tidy") {
         return fail(USAGE);
     }
-    let mut advisories = std::env::var_os("LEVAIN_ADVISORY_DB").map(PathBuf::from);
+    let root = xtask::repository_root();
+    let (mut given, mut release) = (None, false);
     while let Some(arg) = args.next() {
-        match (arg.as_str(), args.next()) {
-            ("--advisories", Some(dir)) => advisories = Some(dir.into()),
+        match arg.as_str() {
+            "--release" => release = true,
+            "--advisories" => match args.next() {
+                Some(dir) => given = Some(PathBuf::from(dir)),
+                None => return fail(USAGE),
+            },
             _ => return fail(USAGE),
         }
     }
-    let root = xtask::repository_root();
+    let database = given.or_else(|| advisories::find(&root));
     let mut findings = tidy::check_all(&root);
-    match &advisories {
-        Some(dir) => findings.extend(tidy::advisories::check(&root, dir)),
-        None => say("no advisory database given: Cargo.lock was not compared with known advisories"),
+    findings.extend(database.iter().flat_map(|database| advisories::check(&root, database)));
+    let fresh = advisories::fresh(database.as_deref());
+    if let Err(problem) = &fresh {
+        say(&format!("WARNING: {problem}"));
     }
-    report(&root, &findings)
-}
-
-fn report(root: &Path, findings: &[tidy::Finding]) -> ExitCode {
-    for finding in findings {
-        say(&finding.display(root));
+    for finding in &findings {
+        say(&finding.display(&root));
     }
-    if findings.is_empty() {
-        say("tidy");
-        return ExitCode::SUCCESS;
+    if !findings.is_empty() {
+        return fail(&format!("{} findings", findings.len()));
     }
-    fail(&format!("{} findings", findings.len()))
+    if release && fresh.is_err() {
+        return fail("a release wants advisories of these days");
+    }
+    say("tidy");
+    ExitCode::SUCCESS
 }
 
 #[expect(clippy::print_stderr, reason = "the one place where this tool speaks")]

@@ -1,8 +1,8 @@
 //! The repository keeps its own rules.
 
-use std::path::PathBuf;
+use std::io::Write;
 
-use xtask::tidy;
+use xtask::tidy::{self, advisories};
 
 #[test]
 fn the_repository_is_tidy() {
@@ -14,13 +14,12 @@ fn the_repository_is_tidy() {
 #[test]
 fn no_locked_crate_has_a_known_hole() {
     let root = xtask::repository_root();
-    let given = std::env::var_os("LEVAIN_ADVISORY_DB").map(PathBuf::from);
-    let beside = root.join("../shared/advisory-db");
-    let Some(database) = given.or_else(|| beside.is_dir().then_some(beside)) else {
-        eprintln!("skipped: set LEVAIN_ADVISORY_DB to a checkout of the RustSec advisories");
-        return;
-    };
-    let findings: Vec<_> =
-        tidy::advisories::check(&root, &database).iter().map(|finding| finding.display(&root)).collect();
+    let database = advisories::find(&root);
+    if let Err(problem) = advisories::fresh(database.as_deref()) {
+        // Not by `eprintln!`, which is only shown of tests that fail.
+        let _ = writeln!(std::io::stderr(), "WARNING: {problem}");
+    }
+    let findings = database.iter().flat_map(|database| advisories::check(&root, database));
+    let findings: Vec<_> = findings.map(|finding| finding.display(&root)).collect();
     assert!(findings.is_empty(), "\n{}", findings.join("\n"));
 }

@@ -33,6 +33,8 @@ pub use config::{
     CONTEXT_LENGTH_DEFAULT, EXPANDED_FROM_DEFAULT, EngineConfig, ExpandedPrompts, KvCacheType, Speculation,
 };
 pub use cost::{Arithmetic, TokenCost};
+#[doc(hidden)]
+pub use disk::fuzzing;
 pub use disk::{DiskCacheConfig, DiskCacheStats};
 pub use engine::{Engine, RequestHandle, Shutdown};
 pub use error::EngineError;

@@ -10,6 +10,8 @@ mod digest;
 mod disk;
 mod download;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod header;
 mod hf;
 mod http;

@@ -107,8 +107,19 @@ async fn listing(http: &Http, index: &Url, package: &str) -> Result<Vec<Wheel>, 
     let get = Get { url: &url, via: None, what: &what, credential: credential.as_ref(), headers };
     let (text, headers) = http.text(&get).await?;
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let files = if kind.contains("json") { json_files(&text, &url)? } else { html_files(&text) };
-    let host = host(&url);
+    wheels_of_page(&text, kind.contains("json"), &url, index, package)
+}
+
+/// The wheels of a package that an index page at `url` names, in its newer form or the older one.
+pub(crate) fn wheels_of_page(
+    text: &str,
+    is_json: bool,
+    url: &Url,
+    index: &Url,
+    package: &str,
+) -> Result<Vec<Wheel>, HubError> {
+    let files = if is_json { json_files(text, url)? } else { html_files(text) };
+    let host = host(url);
     let mut wheels = Vec::new();
     for file in files.into_iter().take(FILES_MAX) {
         let Some(version) = wheel_version(package, &file.filename) else {
@@ -204,7 +215,7 @@ fn wheel_version(package: &str, filename: &str) -> Option<String> {
     (normalised(name) == package && plain && (3..=4).contains(&parts.count())).then(|| version.to_owned())
 }
 
-fn choose(package: &str, wheels: Vec<Wheel>, wanted: Option<&str>) -> Result<Wheel, HubError> {
+pub(crate) fn choose(package: &str, wheels: Vec<Wheel>, wanted: Option<&str>) -> Result<Wheel, HubError> {
     let mut wheels = wheels;
     // Newest first; among the wheels of one version the one for every platform.
     wheels.sort_by(|a, b| {

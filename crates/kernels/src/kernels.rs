@@ -85,22 +85,22 @@ impl Kernels {
     pub(crate) fn of(isa: Isa) -> &'static Self {
         match isa {
             Isa::Scalar => &scalar::KERNELS,
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(fuzzing)))]
             Isa::Avx2 => &avx2::KERNELS,
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(fuzzing)))]
             Isa::AvxVnni => &avx_vnni::KERNELS,
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(fuzzing)))]
             Isa::Avx512 => match (crate::cpu_features().avx512_vbmi, crate::bf16_dot()) {
                 (false, false) => &avx512::KERNELS,
                 (true, false) => &avx512_vbmi::KERNELS,
                 (false, true) => &avx512_bf16::WITHOUT_VBMI,
                 (true, true) => &avx512_bf16::WITH_VBMI,
             },
-            #[cfg(target_arch = "aarch64")]
+            #[cfg(all(target_arch = "aarch64", not(fuzzing)))]
             Isa::Neon => &neon::KERNELS,
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(any(not(target_arch = "x86_64"), fuzzing))]
             Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => &scalar::KERNELS,
-            #[cfg(not(target_arch = "aarch64"))]
+            #[cfg(any(not(target_arch = "aarch64"), fuzzing))]
             Isa::Neon => &scalar::KERNELS,
         }
     }
@@ -400,13 +400,13 @@ macro_rules! kernels_for {
 }
 
 kernels_for!(scalar, Scalar, [], [1], [1]);
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", not(fuzzing)))]
 kernels_for!(neon, crate::lanes::Neon, ["neon,dotprod"], [1 2], [1 2 3]);
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 kernels_for!(avx2, crate::lanes::Avx2<false>, ["avx2,fma,f16c"], [1 2], [1 2 3]);
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 kernels_for!(avx_vnni, crate::lanes::Avx2<true>, ["avx2,fma,f16c,avxvnni"], [1 2], [1 2 3]);
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 kernels_for!(
     avx512,
     crate::lanes::Avx512,
@@ -416,7 +416,7 @@ kernels_for!(
 );
 
 /// AVX-512 with VBMI, which only the codebooks gain by.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 mod avx512_vbmi {
     use super::*;
 
@@ -444,7 +444,7 @@ mod avx512_vbmi {
 }
 
 /// AVX-512 with products of BF16.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 mod avx512_bf16 {
     use super::*;
 

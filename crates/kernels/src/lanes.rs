@@ -5,20 +5,20 @@
 //! instruction set computes the same operations in the same order. All of it is `#[inline(always)]`, so that it
 //! is compiled with the features of the entry functions in `kernels`.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 mod avx2;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 mod avx512;
 mod codebook;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 mod vbmi;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 pub(crate) use avx2::Avx2;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 pub(crate) use avx512::{Avx512, Avx512Vbmi};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::{Neon, dot as neon_dot};

@@ -9,19 +9,19 @@
 //! Everything between a kernel's `run` and the instructions is `#[inline(always)]`, so that it is compiled
 //! with the features of the function that [`dispatch`] enters.
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 mod avx2;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 mod avx512;
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", not(fuzzing)))]
 mod neon;
 mod scalar;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 pub(crate) use avx2::Avx2;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 pub(crate) use avx512::Avx512;
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", not(fuzzing)))]
 pub(crate) use neon::Neon;
 pub(crate) use scalar::Scalar;
 
@@ -45,7 +45,7 @@ pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
 
 /// Does `kernel`'s work with the instructions named, which the machine must have, or plain ones.
 pub(crate) fn dispatch_on<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(target_arch = "x86_64", not(fuzzing)))]
     {
         if isa == Isa::Avx512
             && let Some(token) = Avx512::detect()
@@ -58,7 +58,7 @@ pub(crate) fn dispatch_on<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
             return token.enter(kernel);
         }
     }
-    #[cfg(target_arch = "aarch64")]
+    #[cfg(all(target_arch = "aarch64", not(fuzzing)))]
     if isa == Isa::Neon
         && let Some(token) = Neon::detect()
     {

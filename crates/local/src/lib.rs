@@ -17,6 +17,8 @@ mod complete;
 mod constraint;
 mod error;
 mod files;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guide;
 mod limits;
 mod messages;

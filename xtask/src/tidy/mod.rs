@@ -8,7 +8,10 @@ mod dependencies;
 mod files;
 mod licences;
 mod links;
+mod locked;
+mod policy;
 mod source;
+mod spdx;
 
 /// One broken rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +48,13 @@ pub fn check_all(root: &Path) -> Vec<Finding> {
     findings.extend(files::check(root, &tracked));
     findings.extend(source::check(root, &tracked));
     findings.extend(links::check(root, &tracked));
-    findings.extend(licences::check(root));
+    match policy::Policy::read(root) {
+        Ok(policy) => {
+            findings.extend(licences::check(root, &policy));
+            findings.extend(locked::check(root, &policy));
+        }
+        Err(finding) => findings.push(finding),
+    }
     findings
 }
 

@@ -4,6 +4,7 @@
 //! The engine's thread only copies a block into a buffer or out of one; where no buffer is free it goes on without.
 
 mod file;
+pub mod fuzzing;
 mod identity;
 mod store;
 

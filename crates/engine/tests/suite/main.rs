@@ -5,6 +5,10 @@ mod common;
 #[cfg(test)]
 mod determinism;
 #[cfg(test)]
+mod kv_block;
+#[cfg(test)]
+mod kv_files;
+#[cfg(test)]
 mod malformed;
 #[cfg(test)]
 mod parity;

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may stop at the first surprise, its helpers too")]
 
+mod examine;
+mod hostile;
 mod models;
 mod revisions;
+mod script;
 mod support;
 mod transfer;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use levain_hub::{Hub, HubConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -143,6 +144,16 @@ async fn read_request(stream: &mut tokio::net::TcpStream) -> Option<Request> {
 
 /// A hub whose home is `dir` and whose hub and index are at `endpoint`.
 pub(crate) fn hub(dir: &Path, endpoint: &str, extra: &[(&str, &str)]) -> Hub {
+    hub_with_pauses(dir, endpoint, extra, Duration::from_millis(1))
+}
+
+/// As [`hub`], with a first pause between attempts, which may be none at all.
+pub(crate) fn hub_with_pauses(
+    dir: &Path,
+    endpoint: &str,
+    extra: &[(&str, &str)],
+    first_pause: Duration,
+) -> Hub {
     let mut vars: HashMap<String, String> = HashMap::from([
         ("HOME".into(), dir.display().to_string()),
         ("HF_ENDPOINT".into(), endpoint.into()),
@@ -151,8 +162,8 @@ pub(crate) fn hub(dir: &Path, endpoint: &str, extra: &[(&str, &str)]) -> Hub {
     ]);
     vars.extend(extra.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     let mut config = HubConfig::from_env(&|name| vars.get(name).cloned()).unwrap();
-    config.retry.first_pause = std::time::Duration::from_millis(1);
-    config.retry.pause_max = std::time::Duration::from_millis(5);
+    config.retry.first_pause = first_pause;
+    config.retry.pause_max = 5 * first_pause;
     Hub::new(config).unwrap()
 }
 

@@ -132,10 +132,10 @@ impl<S: Lanes> Words<S> for Bf16 {
 }
 
 /// BF16, with the instruction for it.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 pub(super) struct Bf16Dot;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
 impl Words<crate::lanes::Avx512> for Bf16Dot {
     const BYTES: usize = WORD_BYTES;
     const COLUMNS: usize = 2;

@@ -7,7 +7,13 @@ mod common;
 #[cfg(test)]
 mod completions;
 #[cfg(test)]
+mod examine;
+#[cfg(test)]
 mod files;
+#[cfg(test)]
+mod gguf_model;
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod real;
 #[cfg(test)]

@@ -13,6 +13,8 @@ mod cors;
 #[cfg(test)]
 mod fuzz;
 #[cfg(test)]
+mod key_header;
+#[cfg(test)]
 mod leave;
 #[cfg(test)]
 mod refusals;

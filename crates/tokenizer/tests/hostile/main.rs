@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod examine;
+mod mutants;
 
 use std::path::Path;
 
