@@ -46,7 +46,7 @@ impl Grammars {
         budget: Option<u32>,
     ) -> Result<Box<dyn Constraint>, ProviderError> {
         let body = match Source::of_format(format)? {
-            Some(source) => Body::Guided(self.runtime.block_on(self.guide.compile(source, 0))?),
+            Some(source) => Body::Guided(self.runtime.block_on(self.guide.compile(source, None))?),
             None => Body::Free,
         };
         let tags = ThinkTags { open: "<think>".to_owned(), close: "</think>".to_owned() };
