@@ -119,7 +119,11 @@ impl Engine {
             expanded_from: config.expanded_from(&model_config),
             prefetch: config.prefetch,
         };
-        let model = Model::load(checkpoint, &model_config, Arc::clone(&pool), &options)?;
+        let model = Model::load(checkpoint, &model_config, Arc::clone(&pool), &options);
+        let intact = draft.iter().fold(checkpoint.intact(), |all, draft| all.and(draft.intact()));
+        // What was read of a file that lost parts explains whatever else went wrong.
+        intact.check()?;
+        let model = model?;
         // Only now is it certain that the description is that of the weights.
         let kv = plan::allocate(&model_config, &config, &plan)?;
         let shared = Arc::new(Shared::default());
@@ -143,6 +147,7 @@ impl Engine {
             _ => (DraftSource::Lookup, Some(Drafts::by_lookup)),
         };
         let mut worker = Worker::new(Arc::clone(&shared), model, kv, source, &config, &plan);
+        worker.watch(intact);
         if let Some(disk) = disk {
             worker.keep_on_disk(disk);
         }

@@ -143,6 +143,7 @@ impl EngineError {
         match self {
             Self::Kernel(error) => Self::Kernel(error.clone()),
             Self::Panicked { message } => Self::Panicked { message: message.clone() },
+            Self::Weights(WeightsError::Lost { file }) => WeightsError::Lost { file: file.clone() }.into(),
             other => Self::Panicked { message: other.to_string() },
         }
     }

@@ -25,7 +25,14 @@ impl IntoResponse for Refusal {
         let Self(error) = self;
         let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         if error.status >= 500 {
-            tracing::warn!(status = error.status, code = error.code, "refused or failed: {}", error.message);
+            let detail = error.detail.as_deref();
+            tracing::warn!(
+                status = error.status,
+                code = error.code,
+                detail,
+                "refused or failed: {}",
+                error.message
+            );
         }
         let mut response = with_type(status, "application/json", error.to_json());
         let mut set = |name: HeaderName, value: &'static str| {

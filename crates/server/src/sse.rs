@@ -91,6 +91,9 @@ where
     }
 
     fn fail(&mut self, error: &ApiError, out: &mut Vec<u8>) {
+        if let Some(detail) = &error.detail {
+            tracing::warn!(code = error.code, detail, "an answer broke off");
+        }
         self.encoder.fail(error, out);
         self.end(error.code);
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use levain_kernels::{DType, StoredWeights};
 
@@ -100,7 +101,9 @@ impl Checkpoint {
     /// # Errors
     /// If a file can't be read, breaks its format's rules, is cut short, or is of a kind that is not read.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
-        open::open(path)
+        let opened = open::open(path)?;
+        opened.intact().check()?;
+        Ok(opened)
     }
 
     /// Opens one file's contents held in memory; `path` tells which kind it is, and where to look for
@@ -125,6 +128,12 @@ impl Checkpoint {
     /// The weight files in order.
     pub fn files(&self) -> &[PathBuf] {
         &self.paths
+    }
+
+    /// Tells, as long as it is kept, whether a file has lost parts.
+    pub fn intact(&self) -> Intact {
+        let files = self.data.iter().enumerate();
+        Intact(files.filter_map(|(n, bytes)| Some((self.path(n), Arc::clone(bytes.damage()?)))).collect())
     }
 
     /// Bytes of all weight files together.
@@ -262,6 +271,13 @@ impl Checkpoint {
     /// If it is missing, describes an architecture that is not supported, or holds impossible values. A GGUF
     /// file with a vocabulary alone has none.
     pub fn config(&self) -> Result<ModelConfig, WeightsError> {
+        let read = self.read_config();
+        // What a file lost reads as zeros, of which any complaint would be misleading.
+        self.intact().check()?;
+        read
+    }
+
+    fn read_config(&self) -> Result<ModelConfig, WeightsError> {
         let mut config = match &self.gguf {
             Some(meta) => gguf::model_config(meta, self.gguf_facts()?)?,
             None => {
@@ -394,6 +410,31 @@ impl Checkpoint {
 
     fn path(&self, file: usize) -> PathBuf {
         self.paths.get(file).unwrap_or(&self.folder).clone()
+    }
+}
+
+/// Tells whether the files of a checkpoint have lost parts since they were opened: cut short by somebody, or on a disk
+/// that fails. What is lost reads as zeros.
+#[derive(Debug, Clone, Default)]
+pub struct Intact(Vec<(PathBuf, Arc<AtomicBool>)>);
+
+impl Intact {
+    /// Looks.
+    ///
+    /// # Errors
+    /// Names the file that lost parts.
+    pub fn check(&self) -> Result<(), WeightsError> {
+        match self.0.iter().find(|(_, damaged)| damaged.load(Ordering::SeqCst)) {
+            Some((file, _)) => Err(WeightsError::Lost { file: file.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// This and another one's files.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
     }
 }
 

@@ -17,6 +17,15 @@ pub enum WeightsError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A file lost parts while it was in use.
+    #[error(
+        "{}: the file was cut short while in use, or the disk fails to read it; put it back whole and load it again",
+        file.display()
+    )]
+    Lost {
+        /// The file.
+        file: PathBuf,
+    },
     /// A file breaks the rules of its format.
     #[error("{}: {field} (at byte {offset}): {problem}", file.display())]
     Malformed {

@@ -34,7 +34,7 @@ mod safetensors;
 mod storage;
 mod tensor_data;
 
-pub use checkpoint::{Checkpoint, Format, StoredTensor, TensorEntry, TensorView};
+pub use checkpoint::{Checkpoint, Format, Intact, StoredTensor, TensorEntry, TensorView};
 pub use config::{
     Fp8Config, GenerationDefaults, MlaConfig, ModelConfig, ModelType, MoeConfig, RopeConfig, RopeScaling,
     ScoringFunc, TopkMethod,

@@ -14,6 +14,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use levain_kernels::{KvCache, SeqRows};
+use levain_weights::Intact;
 
 use crate::arch::Model;
 use crate::config::EngineConfig;
@@ -60,6 +61,8 @@ pub(crate) struct Worker {
     stalled: bool,
     /// What is wrong with the weights, once it is known: no request can be answered.
     broken: Option<EngineError>,
+    /// Whether the files that weights are read from are whole.
+    intact: Intact,
 }
 
 /// What choosing tokens works with.
@@ -163,6 +166,7 @@ impl Worker {
             disk: None,
             stalled: false,
             broken: None,
+            intact: Intact::default(),
             model,
         };
         worker.stats.unpacked_bytes = worker.unpacked_bytes() as u64;
@@ -171,6 +175,11 @@ impl Worker {
             worker.shared.packing.ended(Ok(()));
         }
         worker
+    }
+
+    /// Gives up as soon as these files lose parts.
+    pub(crate) fn watch(&mut self, intact: Intact) {
+        self.intact = intact;
     }
 
     pub(crate) fn run(mut self) {
@@ -354,7 +363,8 @@ impl Worker {
             self.fail_step(&error);
             return;
         }
-        if let Err(error) = self.forward(start) {
+        let computed = self.forward(start).and_then(|()| self.check_files());
+        if let Err(error) = computed {
             tracing::error!(%error, "a step of the engine failed; its requests end with an error");
             self.fail_step(&error);
             return;

@@ -85,6 +85,10 @@ impl Worker {
         for group in batch.outputs.chunks(self.sampling.logit_rows) {
             let logits = &mut logits[..group.len() * vocab];
             result = self.model.logits(group.iter().map(|output| output.row), logits);
+            // The head may still come from the file: no token is chosen by what was lost.
+            if result.is_ok() {
+                result = self.check_files();
+            }
             if result.is_err() {
                 break;
             }

@@ -72,6 +72,17 @@ impl Worker {
         }
     }
 
+    /// Finds out whether what was read from the files was still there. If not, no request can be answered any more.
+    pub(super) fn check_files(&mut self) -> Result<(), EngineError> {
+        if let Err(lost) = self.intact.check() {
+            let error = EngineError::from(lost);
+            self.broken.get_or_insert_with(|| error.again());
+            self.shared.packing.ended(Err(error.again()));
+            return Err(error);
+        }
+        Ok(())
+    }
+
     fn pack(&mut self, time: Duration) {
         if !self.has_to_pack() {
             return;
@@ -82,7 +93,7 @@ impl Worker {
             self.source.pack(time.saturating_sub(start.elapsed()))
         }));
         let result = match packed {
-            Ok(result) => result.map_err(EngineError::from),
+            Ok(result) => result.map_err(EngineError::from).and_then(|()| self.check_files()),
             Err(payload) => Err(EngineError::Panicked { message: panic_message(payload.as_ref()) }),
         };
         if let Err(error) = &result {

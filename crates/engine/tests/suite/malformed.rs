@@ -67,6 +67,43 @@ fn weights_that_are_no_numbers_end_requests_with_the_reason() {
     }
 }
 
+/// Somebody cuts a model's file while it is in use: the process lives, and nobody is answered by what is left.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_file_that_is_cut_while_in_use_ends_requests_with_the_reason() {
+    let source = ModelSpec::llama().build().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let config = EngineConfig { threads: 2, ..EngineConfig::default() };
+    let cut = |part: u64| {
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(file.metadata().unwrap().len() / 4 * part).unwrap();
+    };
+    let answer = |engine: &Engine| run(engine, &[1, 2, 3], |_| {}).answers.remove(0);
+    for part in 0..4 {
+        convert_to_gguf(&source.checkpoint().unwrap(), &path, DType::Q8_0).unwrap();
+        let checkpoint = Checkpoint::open(&path).unwrap();
+        cut(part);
+        let error = match Engine::load(&checkpoint, config.clone()) {
+            Err(error) => error.to_string(),
+            Ok(engine) => {
+                let first = answer(&engine).error();
+                assert_eq!(engine.wait_until_packed().unwrap_err().to_string(), first);
+                assert_eq!(answer(&engine).error(), first);
+                first
+            }
+        };
+        assert!(error.contains("was cut short") && error.contains("model.gguf"), "{part}: {error}");
+    }
+    // What has been read is not missed.
+    convert_to_gguf(&source.checkpoint().unwrap(), &path, DType::Q8_0).unwrap();
+    let engine = Engine::load(&Checkpoint::open(&path).unwrap(), config).unwrap();
+    let before = answer(&engine).tokens;
+    engine.wait_until_packed().unwrap();
+    cut(0);
+    assert_eq!(answer(&engine).tokens, before);
+}
+
 fn specs() -> Vec<ModelSpec> {
     vec![ModelSpec::llama(), ModelSpec::qwen2(), ModelSpec::deepseek_v2(), ModelSpec::deepseek_v3()]
 }

@@ -17,6 +17,8 @@ pub struct ApiError {
     pub param: Option<String>,
     /// For people: what is wrong and what to do.
     pub message: String,
+    /// For the log of whoever serves, never for clients: it may name files.
+    pub detail: Option<String>,
 }
 
 impl ApiError {
@@ -83,7 +85,7 @@ impl ApiError {
             500.. => "server_error",
             _ => "invalid_request_error",
         };
-        Self { status, kind, code, param: None, message: message.into() }
+        Self { status, kind, code, param: None, message: message.into(), detail: None }
     }
 
     /// The body of the response.
@@ -115,6 +117,11 @@ impl From<&ProviderError> for ApiError {
         match error {
             ProviderError::Invalid { param, message } => return Self::invalid(&**param, message),
             ProviderError::Unsupported { param, message } => return Self::unsupported(&**param, message),
+            ProviderError::Internal(detail) => {
+                let words = "the server met a failure of its own, of which its log says more";
+                let error = Self::with_status(500, error.code(), words);
+                return Self { detail: Some(detail.clone()), ..error };
+            }
             _ => {}
         }
         let status = match error.class() {
