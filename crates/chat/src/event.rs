@@ -44,12 +44,18 @@ pub struct TokenLogprob {
     pub top: Vec<TopLogprob>,
 }
 
+/// What so many bytes take where they are allocated: a multiple of 16, and never less than 32 with what the allocator keeps
+/// beside them.
+pub(crate) fn allocated(bytes: usize) -> usize {
+    if bytes == 0 { 0 } else { (bytes + 8).next_multiple_of(16).max(32) }
+}
+
 impl TokenLogprob {
     /// About how much memory it takes.
     #[must_use]
     pub fn size(&self) -> usize {
-        let top = self.top.iter().map(|top| size_of::<TopLogprob>() + top.bytes.len());
-        size_of::<Self>() + self.bytes.len() + top.sum::<usize>()
+        let top = self.top.iter().map(|top| size_of::<TopLogprob>() + allocated(top.bytes.len()));
+        size_of::<Self>() + allocated(self.bytes.len()) + allocated(top.sum())
     }
 }
 
@@ -140,10 +146,10 @@ impl ChatEvent {
     #[must_use]
     pub fn size(&self) -> usize {
         let inside = match self {
-            Self::Reasoning { text, .. } | Self::Text { text, .. } => text.len(),
-            Self::ToolCallStart { id, name, .. } => id.len() + name.len(),
-            Self::ToolCallArguments { fragment, .. } => fragment.len(),
-            Self::Logprobs { tokens, .. } => tokens.iter().map(TokenLogprob::size).sum(),
+            Self::Reasoning { text, .. } | Self::Text { text, .. } => allocated(text.len()),
+            Self::ToolCallStart { id, name, .. } => allocated(id.len()) + allocated(name.len()),
+            Self::ToolCallArguments { fragment, .. } => allocated(fragment.len()),
+            Self::Logprobs { tokens, .. } => allocated(tokens.iter().map(TokenLogprob::size).sum()),
             Self::Unenforced(all) => all.iter().map(String::len).sum(),
             Self::Finish { .. } | Self::Usage(_) => 0,
         };

@@ -1,6 +1,7 @@
 //! The vocabulary that every other crate speaks: messages, requests, events, and the [`Provider`] that turns
 //! one into the other. It knows no vendor, no wire format and no engine.
 
+mod background;
 mod error;
 mod event;
 mod message;
@@ -8,6 +9,7 @@ mod places;
 mod provider;
 mod request;
 
+pub use background::into_background;
 pub use error::{ErrorClass, ProviderError};
 pub use event::{ChatEvent, FinishReason, TokenLogprob, TopLogprob, Usage};
 pub use message::{Message, Part, Role, ToolCall};

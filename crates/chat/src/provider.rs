@@ -4,6 +4,7 @@ use std::pin::Pin;
 
 use futures::Stream;
 
+use crate::event::allocated;
 use crate::{
     ChatEvent, ChatRequest, CompletionRequest, EmbeddingRequest, FinishReason, ProviderError, TokenLogprob,
     Usage,
@@ -47,7 +48,7 @@ impl CompletionEvent {
     pub fn size(&self) -> usize {
         let inside = match self {
             Self::Text { text, tokens, .. } => {
-                text.len() + tokens.iter().map(TokenLogprob::size).sum::<usize>()
+                allocated(text.len()) + allocated(tokens.iter().map(TokenLogprob::size).sum())
             }
             Self::Finish { .. } | Self::Usage(_) => 0,
         };

@@ -63,9 +63,9 @@ pub struct EngineConfig {
     pub max_num_batched_tokens: usize,
     /// The most requests that may wait; one more is refused as overloaded.
     pub max_queued_requests: usize,
-    /// The most requests of one tenant that may wait or be under way, `None` for any number: with less than
-    /// `max_queued_requests`, no tenant can fill the queue for all others.
-    pub max_requests_per_tenant: Option<usize>,
+    /// The most answers of one tenant that may wait or be under way, but for those of a single request; `None` for any
+    /// number. With less than `max_queued_requests`, no tenant can fill the queue for all others.
+    pub max_answers_per_tenant: Option<usize>,
     /// Rows of prompts in a step. `None` measures and chooses: few beside answers, so that the gaps between their
     /// tokens stay short, more where nobody waits for a token.
     pub prompt_chunk_tokens: Option<usize>,
@@ -105,7 +105,7 @@ impl Default for EngineConfig {
             max_num_seqs: 16,
             max_num_batched_tokens: 512,
             max_queued_requests: 256,
-            max_requests_per_tenant: None,
+            max_answers_per_tenant: None,
             prompt_chunk_tokens: None,
             context_length: None,
             kv_cache_tokens: None,
@@ -167,8 +167,8 @@ impl EngineConfig {
         }
         let queued = self.max_queued_requests;
         check("max_queued_requests", queued, (1..=65_536).contains(&queued), "from 1 to 65536")?;
-        if let Some(limit) = self.max_requests_per_tenant {
-            check("max_requests_per_tenant", limit, limit >= 1, "at least 1")?;
+        if let Some(limit) = self.max_answers_per_tenant {
+            check("max_answers_per_tenant", limit, limit >= 1, "at least 1")?;
         }
         if let Some(length) = self.context_length {
             check("context_length", length, length >= 2, "at least 2")?;

@@ -65,7 +65,7 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     pub(crate) submissions: Vec<Submission>,
-    /// Sequences waiting inside, as the engine's thread last said.
+    /// Requests inside of which nothing has been computed, as the engine's thread last said.
     pub(crate) waiting: usize,
     /// Something has come from the disk, or gone there, or a constraint has spoken that an answer waits for.
     pub(crate) news: bool,
@@ -176,7 +176,7 @@ impl Engine {
         let injector = request.injector.clone().unwrap_or_default();
         let context_length = self.inner.plan.context_length;
         let flag = Arc::clone(&cancelled);
-        let tenant = request.tenant;
+        let (tenant, answers) = (request.tenant, request.n as usize);
         let mut submission = Submission::new(
             request,
             injector.clone(),
@@ -188,8 +188,8 @@ impl Engine {
         if let Some(from) = self.inner.config.expanded_from(&self.inner.model) {
             submission.sequences.iter_mut().for_each(|sequence| sequence.expand_prompt(from, BLOCK_LEN));
         }
-        if let Some(limit) = self.inner.config.max_requests_per_tenant {
-            let place = self.inner.shares.take(tenant, limit);
+        if let Some(limit) = self.inner.config.max_answers_per_tenant {
+            let place = self.inner.shares.take(tenant, answers, limit);
             submission.job.place = Some(place.map_err(|queued| EngineError::Overloaded { queued, limit })?);
         }
         let limit = self.inner.config.max_queued_requests;

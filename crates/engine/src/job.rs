@@ -159,6 +159,11 @@ impl Job {
         }
     }
 
+    /// Whether something of it has been computed.
+    pub(crate) fn has_started(&self) -> bool {
+        self.answers.iter().any(|answer| answer.started.is_some())
+    }
+
     /// Counts a token of an answer and returns its index.
     pub(crate) fn count_token(&mut self, answer: u32) -> u32 {
         let Some(answer) = self.answers.get_mut(answer as usize) else { return 0 };

@@ -35,7 +35,7 @@ pub use config::{
 pub use cost::{Arithmetic, TokenCost};
 #[doc(hidden)]
 pub use disk::fuzzing;
-pub use disk::{DiskCacheConfig, DiskCacheStats};
+pub use disk::{DiskCacheConfig, DiskCacheStats, SealKey};
 pub use engine::{Engine, RequestHandle, Shutdown};
 pub use error::EngineError;
 pub use experts::{DiskSpeed, ExpertStats, measure_disk};

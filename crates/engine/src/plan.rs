@@ -113,7 +113,7 @@ impl WeightSizes {
 fn held_bytes(tensor: &TensorEntry<'_>, config: &ModelConfig) -> u64 {
     let Some(stored) = tensor.storage.dtype() else { return tensor.bytes as u64 };
     let &[.., rows, cols] = tensor.shape else {
-        return tensor.shape.iter().product::<usize>().saturating_mul(4) as u64;
+        return saturating_product(tensor.shape.iter()).saturating_mul(4) as u64;
     };
     if tensor.name.ends_with("_scale_inv") {
         return tensor.bytes as u64;
@@ -122,9 +122,15 @@ fn held_bytes(tensor: &TensorEntry<'_>, config: &ModelConfig) -> u64 {
         return whole_bytes(stored, config.num_attention_heads, mla) as u64;
     }
     let dtype = if tensor.name.ends_with(".mlp.gate.weight") { DType::F32 } else { stored };
-    let stacked: usize = tensor.shape.iter().rev().skip(2).product();
+    let stacked = saturating_product(tensor.shape.iter().rev().skip(2));
     let row_bytes = dtype.row_bytes(cols).unwrap_or(0);
-    rows.next_multiple_of(PANEL_ROWS).saturating_mul(row_bytes).saturating_mul(stacked) as u64
+    let rows = rows.checked_next_multiple_of(PANEL_ROWS).unwrap_or(usize::MAX);
+    rows.saturating_mul(row_bytes).saturating_mul(stacked) as u64
+}
+
+/// The product of dimensions that a file names, which may be any numbers.
+fn saturating_product<'a>(dimensions: impl Iterator<Item = &'a usize>) -> usize {
+    dimensions.fold(1, |product, &n| product.saturating_mul(n))
 }
 
 /// What the key half of `kv_b_proj` takes as it is beside its transpose, where `tensor` holds that half.

@@ -42,6 +42,16 @@ impl Credential {
             reason: "it holds characters that can't be sent".into(),
         })?;
         value.set_sensitive(true);
+        let stays_here = url.host().is_some_and(|host| address::is_loopback_host(&host));
+        if url.scheme() != "https" && !stays_here {
+            return Err(HubError::BadSetting {
+                setting: setting.into(),
+                reason: format!(
+                    "it would be sent to {} unencrypted: use https there, or take the credential away",
+                    url.host_str().unwrap_or_default()
+                ),
+            });
+        }
         Ok(Self { origin: url.origin(), value })
     }
 }
@@ -346,6 +356,22 @@ mod tests {
     fn base64_pads() {
         let all: Vec<String> = ["", "f", "fo", "foo", "foob"].iter().map(|s| base64(s.as_bytes())).collect();
         assert_eq!(all, ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg=="]);
+    }
+
+    #[test]
+    fn credentials_are_not_sent_in_the_clear() {
+        let url = |text: &str| Url::parse(text).unwrap();
+        let token = Secret("marked-token".into());
+        for fine in ["https://hub.example/", "http://127.0.0.1:80/", "http://localhost/", "http://[::1]/"] {
+            assert!(Credential::bearer(&url(fine), &token).is_ok(), "{fine}");
+        }
+        for clear in ["http://hub.example/", "http://10.0.0.1/", "http://localhost.example/"] {
+            let error = Credential::bearer(&url(clear), &token).err().unwrap().to_string();
+            assert!(error.contains("unencrypted") && !error.contains("marked"), "{error}");
+        }
+        let error = Credential::basic(&url("http://user:marked@index.example/simple")).err().unwrap();
+        assert!(error.to_string().contains("https") && !error.to_string().contains("marked"));
+        assert!(Credential::basic(&url("http://index.example/simple")).unwrap().is_none());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::kv::KvCache;
 use crate::pool::Pool;
 use crate::simd::dispatch_on;
+use crate::sizes::{product, sum};
 use crate::{Isa, isa};
 use source::{Shape, Source};
 use task::{Buffer, Call, Goal, Merge, NO_PART, Out, Scratch, Span, State, Tile};
@@ -159,7 +160,7 @@ fn attention_on(
     let layout = kv.layout();
     assert!(layer < layout.n_layers, "layer {layer} of {}", layout.n_layers);
     for seq in seqs {
-        let blocks = (seq.first_position + seq.n_rows).div_ceil(layout.block_len);
+        let blocks = sum(seq.first_position, seq.n_rows).div_ceil(layout.block_len);
         assert!(blocks <= seq.block_table.len(), "a block table reaches all positions");
         let table = &seq.block_table[..blocks];
         assert!(table.iter().all(|block| (*block as usize) < kv.n_blocks()), "every block exists");
@@ -202,10 +203,10 @@ fn attention_over_rows_on(
 ) {
     let KeyValueRows { k, v, n_kv_heads, k_dim, v_dim } = *rows;
     assert!(k_dim > 0 && v_dim > 0 && n_kv_heads > 0 && n_heads > 0, "no dimension is zero");
-    let n_rows = q.len() / (n_heads * k_dim);
-    let positions = first_position + n_rows;
-    assert!(k.len() >= positions * n_kv_heads * k_dim, "keys reach all positions");
-    assert!(v.len() >= positions * n_kv_heads * v_dim, "values reach all positions");
+    let n_rows = q.len() / product([n_heads, k_dim]);
+    let positions = sum(first_position, n_rows);
+    assert!(k.len() >= product([positions, n_kv_heads, k_dim]), "keys reach all positions");
+    assert!(v.len() >= product([positions, n_kv_heads, v_dim]), "values reach all positions");
     let seq = SeqRows { block_table: &[], first_row: 0, n_rows, first_position };
     let shape = Shape { n_kv_heads, k_dim, v_dim, keys: None, values: None };
     run(isa, pool, ws, Inputs { q, seqs: &[seq], n_heads, scale, out }, shape, |_| Source::Rows {
@@ -238,7 +239,8 @@ fn run<'a>(
         n_heads > 0 && n_heads.is_multiple_of(shape.n_kv_heads),
         "heads divide into groups of equal size"
     );
-    check_rows(seqs, q.len(), n_heads * shape.k_dim, out.len(), n_heads * shape.v_dim);
+    let [q_row, out_row] = [shape.k_dim, shape.v_dim].map(|dim| product([n_heads, dim]));
+    check_rows(seqs, q.len(), q_row, out.len(), out_row);
     let AttentionWorkspace { scratch, parts, states, items, tasks, unfinished } = ws;
     let n_parts = plan(seqs, n_heads / shape.n_kv_heads, &shape, pool.threads(), items, tasks);
     scratch.resize_with(scratch.len().max(pool.threads()), Mutex::default);
@@ -321,11 +323,11 @@ unsafe impl<T: Send> Sync for Shared<T> {}
 /// Checks that all rows lie within `q` and `out` and that no two sequences write the same one.
 fn check_rows(seqs: &[SeqRows<'_>], q_len: usize, q_row: usize, out_len: usize, out_row: usize) {
     let rows = q_len / q_row;
-    assert_eq!(rows * q_row, q_len, "q is [n, n_heads * k_dim]");
-    assert_eq!(out_len, rows * out_row, "out is [n, n_heads * v_dim]");
+    assert_eq!(product([rows, q_row]), q_len, "q is [n, n_heads * k_dim]");
+    assert_eq!(out_len, product([rows, out_row]), "out is [n, n_heads * v_dim]");
     let mut end = 0;
     for (index, seq) in seqs.iter().enumerate() {
-        let (first, after) = (seq.first_row, seq.first_row + seq.n_rows);
+        let (first, after) = (seq.first_row, sum(seq.first_row, seq.n_rows));
         assert!(after <= rows, "a sequence's rows lie within q");
         // Callers list sequences in the order of their rows; any other order is compared in full.
         let apart = |other: &SeqRows<'_>| other.first_row + other.n_rows <= first || after <= other.first_row;

@@ -167,7 +167,16 @@ impl<'a> Call<'a> {
     }
 
     /// Computes all targets in one fork and join.
-    pub(crate) fn run(&self, pool: &Pool, scratch: PerWorker, targets: &[Option<Target<'_>>; TARGETS_MAX]) {
+    ///
+    /// # Safety
+    /// `scratch` has one for each of the pool's threads, and each target has room for the rows of its weights in each
+    /// row of the call; nobody else uses either meanwhile.
+    pub(crate) unsafe fn run(
+        &self,
+        pool: &Pool,
+        scratch: PerWorker,
+        targets: &[Option<Target<'_>>; TARGETS_MAX],
+    ) {
         let units: usize = targets.iter().flatten().map(|target| self.units(target.w.rows())).sum();
         for_each_range(pool, units, &|range, worker| {
             // SAFETY: there is a scratch for each worker, and a worker runs one task at a time.

@@ -9,6 +9,7 @@ use crate::call::{Call, PerWorker, Target, for_each_range};
 use crate::kernels::Kernels;
 use crate::panel::panels;
 use crate::prefetch::Prefetch;
+use crate::sizes::product;
 use crate::workspace::{ExpertScratch, Group, Inputs, Workspace};
 use crate::{DType, Isa, KernelError, Matrix, Pool, isa};
 
@@ -144,8 +145,8 @@ pub(crate) fn moe_mlp_on(
     assert_eq!((up.experts[0].rows(), up.experts[0].cols()), (width, cols), "gate and up have equal shapes");
     assert_eq!(down.experts[0].cols(), width, "down takes what gate gives");
     let n = x.len() / cols;
-    assert_eq!(x.len(), n * cols, "x is [n, cols]");
-    assert_eq!(y.len(), n * rows, "y is [n, rows]");
+    assert_eq!(x.len(), product([n, cols]), "x is [n, cols]");
+    assert_eq!(y.len(), product([n, rows]), "y is [n, rows]");
     assert_eq!(Some(routing.experts.len()), n.checked_mul(routing.per_row), "experts are [n, per_row]");
     assert_eq!(routing.weights.len(), routing.experts.len(), "a weight for each expert");
     assert!(routing.experts.iter().all(|expert| (*expert as usize) < count), "numbers of experts");
@@ -158,7 +159,7 @@ pub(crate) fn moe_mlp_on(
     ws.reserve_hidden(entries, width);
     let scratch = PerWorker(ws.scratch.as_mut_ptr());
     let experts = &mut ws.experts;
-    experts.group(routing, n, count, entries * rows);
+    experts.group(routing, n, count, product([entries, rows]));
     let dtypes = [gate.experts[0].dtype(), up.experts[0].dtype()];
     let (groups, indices) = (&experts.groups, &experts.rows);
     fill(kernels, pool, &mut experts.inputs, groups, cols, dtypes, &|entry| {

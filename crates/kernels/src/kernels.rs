@@ -81,8 +81,12 @@ pub(crate) struct Kernels {
 }
 
 impl Kernels {
-    /// The loops for `isa`, which the processor must have.
+    /// The loops for `isa`.
+    ///
+    /// # Panics
+    /// If the processor does not have its instructions.
     pub(crate) fn of(isa: Isa) -> &'static Self {
+        assert!(crate::cpu_features().supports(isa), "this processor has no {}", isa.name());
         match isa {
             Isa::Scalar => &scalar::KERNELS,
             #[cfg(all(target_arch = "x86_64", not(fuzzing)))]

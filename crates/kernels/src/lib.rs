@@ -29,6 +29,7 @@ mod quantize;
 pub mod rope;
 mod silu;
 mod simd;
+mod sizes;
 mod stored;
 pub mod vector;
 mod workspace;

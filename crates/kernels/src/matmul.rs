@@ -83,7 +83,10 @@ pub(crate) fn matmul_on(
                 Some(Target { w, bias, y: y.as_mut_ptr(), add, prefetch: ws.prefetch.of(w.dtype(), sample) });
         }
         let turns = turns(pool, targets.iter().flatten());
-        Call::new(kernels, &ws.inputs, n, turns).run(pool, scratch, &targets);
+        let call = Call::new(kernels, &ws.inputs, n, turns);
+        // SAFETY: a scratch was reserved for each thread; the lengths of the targets were compared above, and they are
+        // borrowed exclusively.
+        unsafe { call.run(pool, scratch, &targets) };
     }
     ws.prefetch.end(sample);
 }

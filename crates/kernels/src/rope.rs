@@ -5,6 +5,7 @@
 
 use crate::pool::Pool;
 use crate::simd::{Kernel, Simd, dispatch};
+use crate::sizes::{product, sum};
 
 /// Which two dimensions make a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,9 +83,9 @@ impl RopeTable {
         rot_offset: usize,
         positions: &[u32],
     ) {
-        let row_len = n_heads * head_dim;
-        assert_eq!(x.len(), positions.len() * row_len, "x is [rows, n_heads * head_dim]");
-        assert!(rot_offset + self.dim() <= head_dim, "the rotated part lies within the head");
+        let row_len = product([n_heads, head_dim]);
+        assert_eq!(x.len(), product([positions.len(), row_len]), "x is [rows, n_heads * head_dim]");
+        assert!(sum(rot_offset, self.dim()) <= head_dim, "the rotated part lies within the head");
         assert!(
             positions.iter().all(|p| (*p as usize) < self.max_positions),
             "a position is beyond the table's {}",

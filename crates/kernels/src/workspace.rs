@@ -4,6 +4,7 @@ use crate::activations::{Activations, Grouping};
 use crate::kernels::{PANELS_MAX, Sums, TILE_MAX, UNPACKED, Unpacked};
 use crate::lanes::LANES;
 use crate::prefetch::{Chooser, PrefetchChoice, PrefetchPolicy};
+use crate::sizes::product;
 use crate::stored::PanelRoom;
 use crate::{FloatBuffer, KernelError};
 
@@ -134,7 +135,11 @@ impl Workspace {
 
     /// Room for the intermediate results of a gated feed-forward block.
     pub(crate) fn reserve_hidden(&mut self, n: usize, width: usize) {
-        let len = n.max(if width <= self.max_cols { self.max_rows } else { 0 }) * width;
+        let needed = product([n, width]);
+        // Room for the largest call, if such a call could be.
+        let rows = if width <= self.max_cols { self.max_rows } else { 0 };
+        let len =
+            rows.checked_mul(width).filter(|len| isize::try_from(*len).is_ok()).unwrap_or(0).max(needed);
         self.gate.reserve(len);
         self.up.reserve(len);
     }

@@ -178,7 +178,8 @@ impl App {
                     "name one with --cache-dir",
                 )
             })?;
-            config.disk_cache = Some(DiskCacheConfig { folder, bytes_max, always_read: false });
+            let key = crate::seal::key()?;
+            config.disk_cache = Some(DiskCacheConfig { folder, bytes_max, key, always_read: false });
         }
         Ok(config)
     }

@@ -43,6 +43,11 @@ pub(crate) fn kv_cache() -> Option<PathBuf> {
     xdg("XDG_CACHE_HOME", ".cache", "cache").map(|dir| dir.join("kv"))
 }
 
+/// The file with the key that seals blocks of the KV cache: not beside them.
+pub(crate) fn seal_key() -> Option<PathBuf> {
+    xdg("XDG_STATE_HOME", ".local/state", "state").map(|dir| dir.join("kv.key"))
+}
+
 /// The file that remembers what was typed into `levain chat`.
 pub(crate) fn history() -> Option<PathBuf> {
     xdg("XDG_STATE_HOME", ".local/state", "state").map(|dir| dir.join("chat_history"))

@@ -38,6 +38,14 @@ impl Printer {
         Self { color, quiet, verbose }
     }
 
+    /// Whether what goes to standard error may have colours.
+    pub(crate) fn colours_errors(&self) -> bool {
+        match self.color {
+            ColorChoice::Auto => AutoStream::choice(&std::io::stderr()) != ColorChoice::Never,
+            choice => choice != ColorChoice::Never,
+        }
+    }
+
     /// True if only errors are to be said.
     pub(crate) fn is_quiet(&self) -> bool {
         self.quiet

@@ -226,7 +226,15 @@ impl Settings {
 
     fn add_file(&mut self, path: &Path, text: &str) -> Result<(), CliError> {
         let table: Table = text.parse().map_err(|error: toml::de::Error| {
-            CliError::input(format!("{} is not valid TOML: {}", path.display(), error.to_string().trim_end()))
+            // Its full text quotes the line, on which a key may stand.
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let (line, column) =
+                (before.split('\n').count(), before.rsplit('\n').next().unwrap_or("").len() + 1);
+            CliError::input(format!(
+                "{} is not valid TOML at line {line}, column {column}: {}",
+                path.display(),
+                error.message()
+            ))
         })?;
         let mut flat = Vec::new();
         flatten("", &table, &mut flat);

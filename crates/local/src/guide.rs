@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use levain_chat::{Places, ProviderError};
+use levain_chat::{Places, ProviderError, into_background};
 use llguidance::{
     Logger, Matcher, ParserFactory,
     api::{GrammarInit, ParserLimits, TopLevelGrammar},
@@ -99,6 +99,7 @@ impl Guide {
             .name("levain-grammar".to_owned())
             .stack_size(COMPILE_STACK_BYTES)
             .spawn(move || {
+                into_background();
                 // The place is given back when the work is done or panics, whether anybody waits for it or not.
                 let result = guide.build(&source, key);
                 drop(place);

@@ -5,7 +5,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use levain_chat::{Place, Places, ProviderError};
+use levain_chat::{Place, Places, ProviderError, into_background};
 
 /// Pieces of work at once, for each core.
 const PER_CORE: usize = 2;
@@ -36,6 +36,7 @@ impl Preparing {
         let left = Arc::new(AtomicBool::new(false));
         let _tells = TellOnDrop(Arc::clone(&left));
         let result = tokio::task::spawn_blocking(move || {
+            into_background();
             let result = work(&|| left.load(Ordering::Relaxed));
             drop(place);
             result

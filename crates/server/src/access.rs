@@ -15,6 +15,8 @@ use crate::error::ServerError;
 use crate::throttle::Throttle;
 
 const KEY_CHARS_MIN: usize = 8;
+/// Where other machines can try keys.
+const PUBLIC_KEY_CHARS_MIN: usize = 16;
 const KEY_BYTES_MAX: usize = 4096;
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -23,6 +25,7 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 pub struct ApiKey {
     name: String,
     digest: [u8; 32],
+    chars: usize,
 }
 
 impl ApiKey {
@@ -35,7 +38,7 @@ impl ApiKey {
         if secret.len() < KEY_CHARS_MIN || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(ServerError::WeakKey { name, min: KEY_CHARS_MIN });
         }
-        Ok(Self { name, digest: digest(secret.as_bytes()) })
+        Ok(Self { name, digest: digest(secret.as_bytes()), chars: secret.len() })
     }
 
     /// What tells this caller's caches from others': stable over restarts, and says nothing about the key.
@@ -85,6 +88,9 @@ impl Access {
         let loopback = is_loopback(listen);
         if !loopback && config.api_keys.is_empty() && !config.insecure_no_auth {
             return Err(ServerError::OpenWithoutKey { listen });
+        }
+        if let Some(key) = config.api_keys.iter().find(|key| !loopback && key.chars < PUBLIC_KEY_CHARS_MIN) {
+            return Err(ServerError::ShortKey { name: key.name.clone(), listen, min: PUBLIC_KEY_CHARS_MIN });
         }
         // Who has no key can be anybody, a page in a browser of this network too.
         let anybody = config.api_keys.is_empty();

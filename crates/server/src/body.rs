@@ -6,6 +6,7 @@ use std::pin::Pin;
 use axum::body::{Body, HttpBody};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, Request};
+use levain_chat::into_background;
 use levain_wire::json;
 use levain_wire::openai::ApiError;
 use tokio::time::{Instant, timeout_at};
@@ -42,6 +43,7 @@ pub(crate) async fn read<T: Send + 'static>(
     }
     let place = shared.parsing.take(tenant).await;
     let work = tokio::task::spawn_blocking(move || {
+        into_background();
         let done = work();
         drop(place);
         done

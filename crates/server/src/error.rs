@@ -24,6 +24,19 @@ pub enum ServerError {
         /// The fewest characters.
         min: usize,
     },
+    /// An API key is too short for an address that other machines reach.
+    #[error(
+        "the API key {name:?} can be tried by other machines at {listen}: there a key needs {min} or more characters; \
+         `openssl rand -hex 32` makes a good one"
+    )]
+    ShortKey {
+        /// Its name, never the key itself.
+        name: String,
+        /// The address.
+        listen: SocketAddr,
+        /// The fewest characters.
+        min: usize,
+    },
     /// A web origin is neither of the form `scheme://host[:port]` nor `*` nor `null`.
     #[error(
         "{origin:?} is not a web origin: {reason}; write it like https://chat.example.org or http://localhost:3000, \

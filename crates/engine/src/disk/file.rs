@@ -8,10 +8,11 @@
 //! | 32 | name of the block |
 //! | 32 | name of everything before it |
 //! | 8 | bytes of contents, little endian |
-//! | 32 | SHA-256 of all of the above and the contents |
+//! | 32 | seal: a keyed SHA-256 of all of the above and the contents |
 //! | … | contents, as the kernels arrange them |
 //!
-//! What is read back is used without being computed, so a file counts only if all of this is as expected.
+//! What is read back is used without being computed, so a file counts only if all of this is as expected. The key of the
+//! seal lies elsewhere, so that who can put files here still can't make one that counts.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -19,11 +20,11 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::Identity;
+use super::{Identity, SealKey};
 use crate::kv::BlockHash;
 
 const MAGIC: &[u8; 8] = b"levainKV";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes before the checksum.
 const FIELDS_BYTES: usize = 116;
 /// Bytes before the contents.
@@ -35,6 +36,7 @@ type Header = [u8; HEADER_BYTES];
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Expected<'a> {
     pub(super) identity: &'a Identity,
+    pub(super) key: &'a SealKey,
     pub(super) block_bytes: usize,
 }
 
@@ -72,10 +74,10 @@ impl Expected<'_> {
         contents: &[u8],
     ) -> io::Result<()> {
         let fields = self.fields(name, parent);
-        let checksum = checksum(&fields, contents);
+        let seal = self.key.seal(&fields, contents);
         let written = create_private(unfinished).and_then(|mut file| {
             file.write_all(&fields)?;
-            file.write_all(&checksum)?;
+            file.write_all(&seal)?;
             file.write_all(contents)
         });
         let renamed = written.and_then(|()| fs::rename(unfinished, path));
@@ -95,7 +97,7 @@ impl Expected<'_> {
         let header = read_header(&mut file)?;
         let parent = self.parent(&header, name).ok_or(io::ErrorKind::InvalidData)?;
         file.read_exact(contents)?;
-        let expected = checksum(&self.fields(name, &parent), contents);
+        let expected = self.key.seal(&self.fields(name, &parent), contents);
         if header[FIELDS_BYTES..] != expected {
             return Err(io::ErrorKind::InvalidData.into());
         }
@@ -129,8 +131,14 @@ fn read_header(file: &mut File) -> io::Result<Header> {
     Ok(header)
 }
 
-fn checksum(fields: &[u8; FIELDS_BYTES], contents: &[u8]) -> [u8; 32] {
-    Sha256::new().chain_update(fields).chain_update(contents).finalize().into()
+impl SealKey {
+    /// The key inside and outside, as in HMAC: the inner digest alone could be carried on.
+    fn seal(&self, fields: &[u8; FIELDS_BYTES], contents: &[u8]) -> [u8; 32] {
+        let pads = [0x36, 0x5c].map(|pad| self.0.map(|byte| byte ^ pad));
+        let inner = Sha256::new().chain_update(pads[0]).chain_update([0x36; 32]);
+        let inner = inner.chain_update(fields).chain_update(contents).finalize();
+        Sha256::new().chain_update(pads[1]).chain_update([0x5c; 32]).chain_update(inner).finalize().into()
+    }
 }
 
 /// A new file that only its owner may read: it says what somebody wrote.

@@ -3,16 +3,16 @@
 use std::io;
 use std::path::Path;
 
-use super::Identity;
 use super::file::HEADER_BYTES;
 use super::store::Store;
+use super::{Identity, SealKey};
 use crate::kv::BlockHash;
 
 const IDENTITY: Identity = [7; 32];
 const NAME: BlockHash = [1; 32];
 
 fn open(folder: &Path, block_bytes: usize) -> io::Result<Store> {
-    Store::open(folder, 16 * (block_bytes + HEADER_BYTES) as u64, IDENTITY, block_bytes)
+    Store::open(folder, 16 * (block_bytes + HEADER_BYTES) as u64, IDENTITY, SealKey([9; 32]), block_bytes)
 }
 
 fn path(folder: &Path) -> std::path::PathBuf {

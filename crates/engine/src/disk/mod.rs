@@ -29,8 +29,20 @@ pub struct DiskCacheConfig {
     pub folder: PathBuf,
     /// The most bytes of files, those of other models in the same folder included.
     pub bytes_max: u64,
+    /// What files are sealed by; without the key that they were written with they do not count.
+    pub key: SealKey,
     /// Read blocks also where computing them was measured to be quicker.
     pub always_read: bool,
+}
+
+/// A secret of this installation that is not kept beside the files.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct SealKey(pub [u8; 32]);
+
+impl std::fmt::Debug for SealKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SealKey")
+    }
 }
 
 /// What the cache on the disk has done.
@@ -155,7 +167,7 @@ impl DiskCache {
         block_bytes: usize,
         news: impl Fn() + Send + 'static,
     ) -> io::Result<Self> {
-        let store = Store::open(&config.folder, config.bytes_max, identity, block_bytes)?;
+        let store = Store::open(&config.folder, config.bytes_max, identity, config.key, block_bytes)?;
         let desk = Arc::new(Desk::default());
         let buffers = |n| (0..n).map(|_| vec![0; block_bytes]).collect();
         {

@@ -9,8 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::Identity;
 use super::file::{Expected, HEADER_BYTES};
+use super::{Identity, SealKey};
 use crate::kv::BlockHash;
 
 /// More files than this are not looked at.
@@ -34,6 +34,7 @@ pub(super) struct Store {
     root: PathBuf,
     folder: PathBuf,
     identity: Identity,
+    key: SealKey,
     block_bytes: usize,
     bytes_max: u64,
     /// By time of last use, as a number that counts up.
@@ -54,6 +55,7 @@ impl Store {
         root: &Path,
         bytes_max: u64,
         identity: Identity,
+        key: SealKey,
         block_bytes: usize,
     ) -> io::Result<Self> {
         let least = (block_bytes + HEADER_BYTES) as u64;
@@ -70,6 +72,7 @@ impl Store {
             root: root.to_owned(),
             folder,
             identity,
+            key,
             block_bytes,
             bytes_max,
             entries: BTreeMap::new(),
@@ -83,7 +86,7 @@ impl Store {
     }
 
     fn expected(&self) -> Expected<'_> {
-        Expected { identity: &self.identity, block_bytes: self.block_bytes }
+        Expected { identity: &self.identity, key: &self.key, block_bytes: self.block_bytes }
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &BlockHash> {
@@ -294,15 +297,43 @@ fn create_private_folder(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-/// Refuses a folder that others may write to: they could leave blocks there.
+/// Refuses a folder that others may write to, or may put another in the place of: they could leave blocks there.
 #[cfg(unix)]
 fn refuse_strangers(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt;
-    if fs::metadata(path)?.mode() & 0o022 == 0 {
-        return Ok(());
+    const OTHERS_WRITE: u32 = 0o022;
+    const STICKY: u32 = 0o1000;
+    let refuse = |at: &Path, what: &str| {
+        let reason = format!("{} {what}", at.display());
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
+    };
+    let own = rustix::process::geteuid().as_raw();
+    if fs::metadata(path)?.mode() & OTHERS_WRITE != 0 {
+        return refuse(
+            path,
+            "is a folder that others may write to; take that right away (chmod go-w) or name another folder",
+        );
     }
-    let reason = "others may write to this folder; take that right away (chmod go-w) or name another folder";
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
+    // The way there, as it is written and as links lead.
+    for way in [std::path::absolute(path)?, fs::canonicalize(path)?] {
+        for (n, at) in way.ancestors().enumerate() {
+            let meta = fs::symlink_metadata(at)?;
+            if meta.uid() != own && meta.uid() != 0 {
+                return refuse(
+                    at,
+                    "belongs to somebody else; name a folder whose whole way is yours or the system's",
+                );
+            }
+            // A group that is this user's own has no others in it.
+            let (mode, group) = (meta.mode(), rustix::process::getegid().as_raw());
+            let others = mode & 0o002 != 0 || (mode & 0o020 != 0 && meta.gid() != group);
+            let exchangeable = meta.is_dir() && others && mode & STICKY == 0;
+            if n > 0 && exchangeable {
+                return refuse(at, "is a folder in which others may exchange this one; name another folder");
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(not(unix))]

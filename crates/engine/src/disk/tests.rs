@@ -11,10 +11,11 @@ use super::*;
 const BLOCK_BYTES: usize = 256;
 const FILE_BYTES: u64 = (BLOCK_BYTES + HEADER_BYTES) as u64;
 const IDENTITY: Identity = [7; 32];
+const KEY: SealKey = SealKey([9; 32]);
 const ROOT: BlockHash = [0xff; 32];
 
 fn store(root: &Path, blocks_max: u64) -> Store {
-    let mut store = Store::open(root, blocks_max * FILE_BYTES, IDENTITY, BLOCK_BYTES).unwrap();
+    let mut store = Store::open(root, blocks_max * FILE_BYTES, IDENTITY, KEY, BLOCK_BYTES).unwrap();
     store.scan();
     store
 }
@@ -69,7 +70,7 @@ fn blocks_are_there_after_a_restart() {
 fn other_models_find_nothing() {
     let root = tempfile::tempdir().unwrap();
     store(root.path(), 10).write(name(1), ROOT, &contents(1)).unwrap();
-    let mut other = Store::open(root.path(), 10 * FILE_BYTES, [8; 32], BLOCK_BYTES).unwrap();
+    let mut other = Store::open(root.path(), 10 * FILE_BYTES, [8; 32], KEY, BLOCK_BYTES).unwrap();
     other.scan();
     assert_eq!((other.n_blocks(), other.bytes()), (0, FILE_BYTES));
     // Not even where the file is put into its folder.
@@ -149,8 +150,47 @@ fn strange_things_in_the_folder() {
     assert!(root.path().join("photos").join("01".repeat(32) + ".kv").exists());
     // Nor is a folder used that others may write to.
     fs::set_permissions(root.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let error = Store::open(root.path(), 1000, IDENTITY, BLOCK_BYTES).unwrap_err();
+    let error = Store::open(root.path(), 1000, IDENTITY, KEY, BLOCK_BYTES).unwrap_err();
     assert!(error.to_string().contains("others may write"));
+}
+
+#[test]
+#[cfg(unix)]
+fn a_folder_is_refused_on_whose_way_somebody_else_has_a_say() {
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    let root = tempfile::tempdir().unwrap();
+    let open = |path: &Path| Store::open(path, 10 * FILE_BYTES, IDENTITY, KEY, BLOCK_BYTES).map(drop);
+    let refusal = |path: &Path| open(path).unwrap_err().to_string();
+    let shared = root.path().join("shared");
+    fs::create_dir(&shared).unwrap();
+    open(&shared.join("kv")).unwrap();
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(refusal(&shared.join("kv")).contains("exchange"));
+    // As in a folder for temporary files, where each has to leave alone what is others'.
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
+    open(&shared.join("kv")).unwrap();
+    symlink(shared.join("kv"), root.path().join("link")).unwrap();
+    open(&root.path().join("link")).unwrap();
+    if rustix::process::geteuid().is_root() {
+        let foreign = root.path().join("foreign");
+        fs::create_dir(&foreign).unwrap();
+        open(&foreign.join("kv")).unwrap();
+        chown(&foreign, Some(12_345), None).unwrap();
+        assert!(refusal(&foreign.join("kv")).contains("somebody else"));
+        std::os::unix::fs::lchown(root.path().join("link"), Some(12_345), None).unwrap();
+        assert!(refusal(&root.path().join("link")).contains("somebody else"));
+    }
+}
+
+#[test]
+fn files_that_were_sealed_with_another_key_do_not_count() {
+    let root = tempfile::tempdir().unwrap();
+    store(root.path(), 10).write(name(1), ROOT, &contents(1)).unwrap();
+    assert_eq!(read(&mut store(root.path(), 10), 1), Some(contents(1)));
+    let forged = SealKey([8; 32]);
+    let mut other = Store::open(root.path(), 10 * FILE_BYTES, IDENTITY, forged, BLOCK_BYTES).unwrap();
+    other.scan();
+    assert_eq!(read(&mut other, 1), None);
 }
 
 #[test]
@@ -184,7 +224,7 @@ fn the_end_of_an_unused_text_goes_first_and_never_its_beginning() {
 #[test]
 fn other_models_blocks_make_room_too() {
     let root = tempfile::tempdir().unwrap();
-    let mut old = Store::open(root.path(), 3 * FILE_BYTES, [8; 32], BLOCK_BYTES).unwrap();
+    let mut old = Store::open(root.path(), 3 * FILE_BYTES, [8; 32], KEY, BLOCK_BYTES).unwrap();
     (1..=3).for_each(|i| old.write(name(i), ROOT, &contents(i)).unwrap());
     let mut new = store(root.path(), 3);
     (1..=3).for_each(|i| new.write(name(i), ROOT, &contents(i)).unwrap());
@@ -194,7 +234,12 @@ fn other_models_blocks_make_room_too() {
 
 fn cache(root: &Path) -> (DiskCache, Receiver<()>) {
     let (sender, news) = channel();
-    let config = DiskCacheConfig { folder: root.to_owned(), bytes_max: 100 * FILE_BYTES, always_read: false };
+    let config = DiskCacheConfig {
+        folder: root.to_owned(),
+        bytes_max: 100 * FILE_BYTES,
+        key: KEY,
+        always_read: false,
+    };
     let cache =
         DiskCache::open(&config, IDENTITY, BLOCK_BYTES, move || sender.send(()).unwrap_or_default()).unwrap();
     (cache, news)

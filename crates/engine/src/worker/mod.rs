@@ -241,7 +241,7 @@ impl Worker {
             self.take(submission);
         }
         inbox.submissions = submissions;
-        inbox.waiting = self.scheduler.n_waiting();
+        inbox.waiting = self.n_queued();
         true
     }
 
@@ -345,7 +345,7 @@ impl Worker {
             self.kv.copy_block(from as usize, to as usize);
         }
         self.ask_disk();
-        lock(&self.shared.inbox).waiting = self.scheduler.n_waiting();
+        lock(&self.shared.inbox).waiting = self.n_queued();
         if self.batch.chunks.is_empty() && self.scheduler.waits() {
             self.stalled = true;
             return;
@@ -416,6 +416,11 @@ impl Worker {
             tracing::error!(%error, "drafting failed; the requests of its step end with an error");
             self.fail_step(&error);
         }
+    }
+
+    /// Requests of which nothing has been computed.
+    fn n_queued(&self) -> usize {
+        self.jobs.iter().flatten().filter(|job| !job.has_started()).count()
     }
 
     /// Whether nobody has anything to be computed now.
@@ -501,7 +506,7 @@ impl Worker {
         if let Some(choices) = self.model.take_prefetch_news() {
             *lock(&self.shared.prefetch) = choices;
         }
-        lock(&self.shared.inbox).waiting = self.stats.waiting;
+        lock(&self.shared.inbox).waiting = self.n_queued();
         *lock(&self.shared.stats) = self.stats;
     }
 }

@@ -1,7 +1,7 @@
 //! The same request gives the same tokens and the same log-probabilities bit for bit, whatever goes on around it.
 
 use levain_engine::{
-    DiskCacheConfig, Engine, EngineConfig, ExpandedPrompts, KvCacheType, Request, SamplingParams,
+    DiskCacheConfig, Engine, EngineConfig, ExpandedPrompts, KvCacheType, Request, SamplingParams, SealKey,
 };
 use levain_kernels::{DType, Prefetch, PrefetchPolicy};
 use levain_weights::{Checkpoint, convert_to_gguf};
@@ -180,8 +180,12 @@ fn blocks_from_the_disk_give_the_same_answer() {
     let prompt = text(77, 300);
     for kv_dtype in [KvCacheType::Auto, KvCacheType::F16, KvCacheType::Q8_0] {
         let cold = EngineConfig { kv_dtype, threads: 1, prefix_cache: false, ..EngineConfig::default() };
-        let disk_cache =
-            DiskCacheConfig { folder: root.path().join("kv"), bytes_max: 1 << 30, always_read: true };
+        let disk_cache = DiskCacheConfig {
+            folder: root.path().join("kv"),
+            bytes_max: 1 << 30,
+            key: SealKey::default(),
+            always_read: true,
+        };
         let kept = EngineConfig {
             prefix_cache: true,
             threads: 2,
@@ -224,8 +228,12 @@ fn damaged_blocks_on_the_disk_are_computed_again() {
     let root = tempfile::tempdir().unwrap();
     let folder = fixture("llama-3.1");
     let prompt = text(78, 200);
-    let disk_cache =
-        Some(DiskCacheConfig { folder: root.path().to_owned(), bytes_max: 1 << 30, always_read: true });
+    let disk_cache = Some(DiskCacheConfig {
+        folder: root.path().to_owned(),
+        bytes_max: 1 << 30,
+        key: SealKey::default(),
+        always_read: true,
+    });
     let config = EngineConfig { disk_cache, ..EngineConfig::default() };
     let expected = run(&engine(&folder, config.clone()), &prompt, |_| {});
     let mut files: Vec<_> =
@@ -250,8 +258,12 @@ fn damaged_blocks_on_the_disk_are_computed_again() {
 fn a_cache_that_is_too_small_is_spilled_to_the_disk() {
     let root = tempfile::tempdir().unwrap();
     let folder = fixture("llama-3.1");
-    let disk_cache =
-        Some(DiskCacheConfig { folder: root.path().to_owned(), bytes_max: 1 << 30, always_read: true });
+    let disk_cache = Some(DiskCacheConfig {
+        folder: root.path().to_owned(),
+        bytes_max: 1 << 30,
+        key: SealKey::default(),
+        always_read: true,
+    });
     let tight =
         EngineConfig { context_length: Some(256), kv_cache_tokens: Some(256), ..EngineConfig::default() };
     let roomy = engine(&folder, EngineConfig { prefix_cache: false, ..tight.clone() });

@@ -481,7 +481,7 @@ fn a_constraint_that_takes_its_time_holds_up_its_own_answer_only() {
 
 #[test]
 fn a_tenant_can_take_its_share_of_requests_and_no_more() {
-    let config = EngineConfig { max_requests_per_tenant: Some(2), ..EngineConfig::default() };
+    let config = EngineConfig { max_answers_per_tenant: Some(2), ..EngineConfig::default() };
     let engine = engine(&fixture("llama-3.1"), config);
     let (release, _handle) = hold(&engine);
     let of = |tenant| {

@@ -94,12 +94,14 @@ impl Scores<'_> {
         for (index, (keys, ahead)) in whole.enumerate() {
             // SAFETY: a row has room for the scores of all groups.
             let scores = unsafe { self.scores.add(index * GROUPS * LANES) };
-            s.enter(ScoreTile::<FORMAT, ROWS, GROUPS> { q, k_dim, keys: *keys, ahead: *ahead, scores });
+            // SAFETY: what this was made with holds for each part of it.
+            s.enter(unsafe { ScoreTile::<FORMAT, ROWS, GROUPS>::new(q, k_dim, *keys, *ahead, scores) });
         }
         for (index, (key, ahead)) in self.keys.iter().zip(self.ahead).enumerate().skip(done) {
             // SAFETY: as above.
             let scores = unsafe { self.scores.add(index * LANES) };
-            s.enter(ScoreTile::<FORMAT, ROWS, 1> { q, k_dim, keys: [*key], ahead: [*ahead], scores });
+            // SAFETY: as above.
+            s.enter(unsafe { ScoreTile::<FORMAT, ROWS, 1>::new(q, k_dim, [*key], [*ahead], scores) });
         }
     }
 }
@@ -110,6 +112,22 @@ struct ScoreTile<const FORMAT: u8, const ROWS: usize, const GROUPS: usize> {
     keys: [*const u8; GROUPS],
     ahead: [*const u8; GROUPS],
     scores: *mut f32,
+}
+
+impl<const FORMAT: u8, const ROWS: usize, const GROUPS: usize> ScoreTile<FORMAT, ROWS, GROUPS> {
+    /// # Safety
+    /// `q` holds `k_dim` times `ROWS` values, each of `keys` `k_dim` vectors of sixteen in that format, and `scores` has
+    /// room for those of `GROUPS` groups in each of the rows. `ahead` is only asked for, never read.
+    #[inline(always)]
+    unsafe fn new(
+        q: *const f32,
+        k_dim: usize,
+        keys: [*const u8; GROUPS],
+        ahead: [*const u8; GROUPS],
+        scores: *mut f32,
+    ) -> Self {
+        Self { q, k_dim, keys, ahead, scores }
+    }
 }
 
 impl<const FORMAT: u8, const ROWS: usize, const GROUPS: usize> Kernel for ScoreTile<FORMAT, ROWS, GROUPS> {

@@ -44,7 +44,8 @@ impl TokenWork {
                 continue;
             };
             let &[.., rows, cols] = entry.shape else { continue };
-            let stacked = entry.shape.iter().rev().skip(2).product::<usize>();
+            let stacked =
+                entry.shape.iter().rev().skip(2).fold(1usize, |product, &n| product.saturating_mul(n));
             let mut add = |input, dtype, rows, cols| {
                 together.entry((prefix.clone(), input)).or_default().push((dtype, rows, cols));
             };

@@ -36,12 +36,13 @@ pub(crate) fn run(app: &App, args: &ServeArgs) -> Result<(), CliError> {
     }
     engine.request_bytes = (config.limits.memory_bytes_max + levain_local::UNREAD_BYTES_MAX) as u64;
     if config.api_keys.len() > 1 {
-        engine.max_requests_per_tenant = Some(engine.max_queued_requests / 2);
+        engine.max_answers_per_tenant = Some(engine.max_queued_requests / 2);
     }
     let draft = app.draft_model(&hub, &args.engine, &engine)?;
     let provider = model::load_all(app, &models, &Setup { engine, draft, chat_template })?;
     let server = Server::new(&config, provider)?;
     let names: Vec<&str> = models.iter().map(|(_, stored)| stored.reference.as_str()).collect();
+    raise_file_limit(config.limits.connections_max);
     app.block_on_uninterrupted(async {
         let bound = server.bind().await?;
         let address = bound.local_addr();
@@ -98,6 +99,29 @@ fn server_config(app: &App, args: &ServeArgs) -> Result<ServerConfig, CliError> 
     }
     Ok(config)
 }
+
+/// Each connection is an open file, of which a process may have 1,024 on many systems unless it asks for more.
+#[cfg(unix)]
+fn raise_file_limit(connections: usize) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    /// For files that are no connections.
+    const OTHERS: u64 = 256;
+    let wanted = connections as u64 + OTHERS;
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
+    let raised = setrlimit(Resource::Nofile, limit).is_ok();
+    if !raised || limit.current.is_some_and(|current| current < wanted) {
+        tracing::warn!(
+            "fewer files may be open than there may be connections: raise `ulimit -n` to {wanted}"
+        );
+    }
+}
+
+#[cfg(not(unix))]
+fn raise_file_limit(_connections: usize) {}
 
 /// Ready at the next Ctrl-C or SIGTERM.
 #[cfg(unix)]

@@ -20,8 +20,11 @@ pub(crate) fn run(app: &App, args: &ShowArgs) -> Result<(), CliError> {
     let model = hub.require(&reference)?;
     let checkpoint = Checkpoint::open(&model.path)?;
     let config = checkpoint.config();
-    let parameters: u64 =
-        checkpoint.entries().map(|entry| entry.shape.iter().map(|&n| n as u64).product::<u64>()).sum();
+    // A shape can say anything where another one of its dimensions is 0.
+    let parameters = checkpoint.entries().fold(0u64, |sum, entry| {
+        let values = entry.shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n as u64));
+        sum.saturating_add(values.unwrap_or(0))
+    });
     let mut types: BTreeMap<&str, u64> = BTreeMap::new();
     for entry in checkpoint.entries() {
         *types.entry(entry.storage.name()).or_default() += entry.bytes as u64;

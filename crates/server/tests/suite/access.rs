@@ -245,9 +245,11 @@ async fn other_machines_need_a_key() {
         let error = Server::new(&open, provider()).err().unwrap();
         assert!(matches!(error, ServerError::OpenWithoutKey { .. }));
         assert!(error.to_string().contains("set one"), "{error}");
-        let keyed = ServerConfig { api_keys: vec![ApiKey::new("one", KEY).unwrap()], ..open.clone() };
-        assert!(Server::new(&keyed, provider()).is_ok());
-        assert!(Server::new(&ServerConfig { insecure_no_auth: true, ..open }, provider()).is_ok());
+        let keyed = |key| ServerConfig { api_keys: vec![ApiKey::new("one", key).unwrap()], ..open.clone() };
+        assert!(Server::new(&keyed("0123456789abcdef"), provider()).is_ok());
+        let error = Server::new(&keyed("0123456789abcde"), provider()).err().unwrap().to_string();
+        assert!(error.contains("16 or more") && !error.contains("0123456789"), "{error}");
+        assert!(Server::new(&ServerConfig { insecure_no_auth: true, ..open.clone() }, provider()).is_ok());
     }
     let mapped = ServerConfig { listen: "[::ffff:127.0.0.1]:0".parse().unwrap(), ..ServerConfig::default() };
     assert!(Server::new(&mapped, provider()).is_ok());

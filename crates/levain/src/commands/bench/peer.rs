@@ -62,6 +62,29 @@ pub(super) enum Failure {
     All(CliError),
 }
 
+/// Whether a foreign program needs to know a variable: what finds it and its libraries, and what it is set up by. Keys
+/// and tokens are none of these.
+fn passes(name: &str) -> bool {
+    const NAMES: [&str; 13] = [
+        "PATH",
+        "HOME",
+        "USER",
+        "LANG",
+        "TMPDIR",
+        "TEMP",
+        "TMP",
+        "LD_LIBRARY_PATH",
+        "DYLD_LIBRARY_PATH",
+        "VIRTUAL_ENV",
+        "SYSTEMROOT",
+        "USERPROFILE",
+        "APPDATA",
+    ];
+    const BEGINNINGS: [&str; 6] = ["LC_", "PYTHON", "OMP_", "GGML_", "LLAMA_", "KMP_"];
+    let name = name.to_ascii_uppercase();
+    NAMES.contains(&name.as_str()) || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+}
+
 impl Peer {
     /// Starts Python and loads the model.
     pub(super) fn start(mode: Mode, setup: Setup<'_>) -> Result<Self, Failure> {
@@ -72,6 +95,8 @@ impl Peer {
         });
         let child = Command::new(python)
             .args(["-c", SCRIPT, &arguments.to_string()])
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(passes)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn();
@@ -176,4 +201,27 @@ pub(super) fn python(named: Option<&Path>) -> PathBuf {
     let named = named.map(Path::to_owned).or_else(|| env::get(env::LEVAIN_PEER_PYTHON).map(PathBuf::from));
     let own = || paths::peer_python().filter(|path| path.exists());
     named.or_else(own).unwrap_or_else(|| PathBuf::from("python3"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::passes;
+
+    #[test]
+    fn a_foreign_program_is_told_no_secrets() {
+        for name in ["PATH", "HOME", "PYTHONPATH", "GGML_CPU", "OMP_NUM_THREADS", "LC_ALL"] {
+            assert!(passes(name), "{name}");
+        }
+        for name in [
+            "LEVAIN_API_KEY",
+            "OPENAI_API_KEY",
+            "HF_TOKEN",
+            "HUGGING_FACE_HUB_TOKEN",
+            "AWS_SECRET_ACCESS_KEY",
+            "PIP_INDEX_URL",
+            "",
+        ] {
+            assert!(!passes(name), "{name}");
+        }
+    }
 }
