@@ -271,7 +271,8 @@ mod fault {
             if watched.len.load(Ordering::SeqCst) != len {
                 continue;
             }
-            let from = offset - offset % PAGE.load(Ordering::SeqCst);
+            let within_page = offset.checked_rem(PAGE.load(Ordering::SeqCst)).unwrap_or(0);
+            let from = offset.saturating_sub(within_page);
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
             #[expect(unsafe_code, reason = "signals have no safe interface")]
             // SAFETY: the range lies within a read-only map of ours, which lives while somebody reads from it, as the
@@ -281,8 +282,8 @@ mod fault {
                 if let Some(damaged) = watched.damaged.load(Ordering::SeqCst).as_ref() {
                     damaged.store(true, Ordering::SeqCst);
                 }
-                let at = (start + from) as *mut libc::c_void;
-                libc::mmap(at, len - from, libc::PROT_READ, flags, -1, 0) != libc::MAP_FAILED
+                let at = start.saturating_add(from) as *mut libc::c_void;
+                libc::mmap(at, len.saturating_sub(from), libc::PROT_READ, flags, -1, 0) != libc::MAP_FAILED
             };
         }
         false
@@ -305,6 +306,7 @@ mod fault {
 mod tests {
     use super::*;
 
+    #[expect(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
     fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
