@@ -143,8 +143,10 @@ impl EngineError {
         match self {
             Self::Kernel(error) => Self::Kernel(error.clone()),
             Self::Panicked { message } => Self::Panicked { message: message.clone() },
-            Self::Weights(WeightsError::Lost { file }) => WeightsError::Lost { file: file.clone() }.into(),
-            other => Self::Panicked { message: other.to_string() },
+            other => {
+                let weights = if let Self::Weights(error) = other { error.again() } else { None };
+                weights.map_or_else(|| Self::Panicked { message: other.to_string() }, Self::Weights)
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use std::marker::PhantomData;
 
 use crate::DType;
 use crate::lanes::{LANES, Lanes, prefetch_to_read};
+use crate::sizes::product;
 
 /// Words of floats of a column that lie together.
 pub(crate) const WORDS_TOGETHER: usize = 16;
@@ -191,18 +192,20 @@ impl Activations {
         self.cols = cols;
         self.group = grouping.len();
         self.word = grouping.word();
-        grow(&mut self.q, n * cols / self.word);
+        // Columns that fill up the last words take room that no slice of the caller's vouches for.
+        let values = product([n, cols]);
+        grow(&mut self.q, values / self.word);
         if matches!(grouping, Grouping::By32 | Grouping::By256) {
-            grow(&mut self.d, n * cols / self.group);
-            grow(&mut self.start32, n * cols / 32);
+            grow(&mut self.d, values / self.group);
+            grow(&mut self.start32, values / 32);
         }
         match grouping {
             Grouping::Pairs | Grouping::Values => {}
-            Grouping::By32 => grow(&mut self.d_sum, n * cols / 32),
+            Grouping::By32 => grow(&mut self.d_sum, values / 32),
             Grouping::By256 => {
-                grow(&mut self.start16, n * cols / 16);
-                grow(&mut self.pairs32, n * cols / 64);
-                grow(&mut self.pairs16, n * cols / 32);
+                grow(&mut self.start16, values / 16);
+                grow(&mut self.pairs32, values / 64);
+                grow(&mut self.pairs16, values / 32);
             }
         }
         let start = TileOut {

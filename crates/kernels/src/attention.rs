@@ -256,8 +256,10 @@ fn run<'a>(
         states.resize(n_parts, NO_PART);
     }
     let states = Shared(states.as_mut_ptr());
-    let call =
-        Call { q, n_heads, shape, scale: scale * std::f32::consts::LOG2_E, out: Out(out.as_mut_ptr()) };
+    // SAFETY: there is room for all heads of all rows, which the tasks below divide among them; no two of the
+    // sequences share a row, as was checked.
+    let out = unsafe { Out::new(out.as_mut_ptr()) };
+    let call = Call { q, n_heads, shape, scale: scale * std::f32::consts::LOG2_E, out };
     let (items, tasks, unfinished, scratch) = (&*items, &*tasks, &*unfinished, &*scratch);
     let (parts, states) = (&parts, &states);
     pool.run_on_workers(tasks.len(), &|index, worker| {
@@ -355,8 +357,9 @@ fn plan(
         cut_rows(seqs, group, shape.n_kv_heads, small, grain, items);
     }
     let mut spans = wanted(SPANS_PER_THREAD).div_ceil(items.len().max(1));
-    let kept: usize = items.iter().map(|item| item.chunks * item.rows).sum();
-    if spans > 1 && kept * shape.slices() * 64 > PARTS_BYTES_MAX {
+    // A block may be listed any number of times, so these products are of sizes that no memory vouches for.
+    let kept = items.iter().map(|item| item.chunks.saturating_mul(item.rows)).fold(0, usize::saturating_add);
+    if spans > 1 && kept.saturating_mul(shape.slices()).saturating_mul(64) > PARTS_BYTES_MAX {
         cut_rows(seqs, group, shape.n_kv_heads, small, grain, items);
         spans = 1;
     }

@@ -149,6 +149,12 @@ mod tests {
     }
 
     #[test]
+    #[should_panic(expected = "as a multiple of 1024")]
+    fn a_part_of_a_group_is_refused() {
+        loops::read(&[0; 1124], false);
+    }
+
+    #[test]
     fn reading_adds_up_all_bytes() {
         let bytes: Vec<u8> = (0..4096_u32).map(|i| (i * 7 % 251) as u8).collect();
         let words = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));

@@ -25,10 +25,11 @@ pub(crate) fn sum(a: usize, b: usize) -> usize {
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
+    use crate::kv::{KvCache, KvDType, KvLayout};
     use crate::matmul::tests::{Random, weights};
     use crate::{
-        AttentionWorkspace, DType, ExpertStack, KeyValueRows, Pool, RopeStyle, RopeTable, Routing, Workspace,
-        attention_over_rows, moe_mlp,
+        AttentionWorkspace, DType, ExpertStack, KeyValueRows, Pool, RopeStyle, RopeTable, Routing, SeqRows,
+        Workspace, attention, attention_over_rows, moe_mlp, vector,
     };
 
     /// Whether it panics, which is what a safe function may do with sizes that make no sense.
@@ -62,6 +63,53 @@ mod tests {
         assert!(attend(&x, 1, 8, 8, usize::MAX / 8, 1, &mut [0.0; 8]));
         assert!(attend(&x, HALF, HALF, 8, 0, HALF, &mut [0.0; 8]));
         assert!(attend(&x, HALF, 8, HALF, 0, HALF, &mut [0.0; 8]));
+    }
+
+    #[test]
+    fn rows_that_wrap_are_refused_by_what_takes_their_number() {
+        let pool = Pool::new(1);
+        let none: &mut [f32] = &mut [];
+        assert!(is_refused(|| vector::rms_norm(&pool, &[], HALF * (HALF / 2), &[1.0; 2], 1e-6, none)));
+        assert!(is_refused(|| vector::rms_norm_in_place(&pool, none, HALF * (HALF / 2), &[1.0; 2], 1e-6)));
+        vector::rms_norm(&pool, &[], 0, &[1.0; 2], 1e-6, none);
+
+        let layout = KvLayout {
+            dtype: KvDType::F32,
+            n_layers: 1,
+            n_kv_heads: 1,
+            k_dim: 8,
+            v_dim: 8,
+            values_in_keys: false,
+            block_len: 16,
+        };
+        let kv = KvCache::new(layout, 2).unwrap();
+        let attend = |seqs: &[SeqRows<'_>], q: &[f32], n_heads: usize, out: &mut [f32]| {
+            let mut ws = AttentionWorkspace::default();
+            is_refused(|| attention(&pool, &mut ws, q, &kv, 0, seqs, n_heads, 1.0, out))
+        };
+        let (q, mut out) = ([0.5; 16], [0.0; 16]);
+        let seq = SeqRows { block_table: &[0, 1], first_row: 0, n_rows: 2, first_position: 3 };
+        assert!(!attend(&[seq], &q, 1, &mut out));
+        // Their ends are small numbers again.
+        for wrong in [
+            SeqRows { first_row: usize::MAX, ..seq },
+            SeqRows { n_rows: usize::MAX, ..seq },
+            SeqRows { first_position: usize::MAX, ..seq },
+            SeqRows { first_row: 1, n_rows: usize::MAX, ..seq },
+        ] {
+            assert!(attend(&[wrong], &q, 1, &mut out), "{wrong:?}");
+            assert!(attend(&[seq, wrong], &q, 1, &mut out), "{wrong:?}");
+        }
+        assert!(attend(&[seq], &q, HALF * (HALF / 8) + 1, &mut out));
+    }
+
+    #[test]
+    fn the_loop_that_reads_memory_reads_no_more_than_it_is_given() {
+        // Whole groups are read, and what is left over is not.
+        let bytes = vec![1; 5 * 1024 + 100];
+        crate::ceilings::read_all(&Pool::new(2), &bytes, true);
+        crate::ceilings::read_all(&Pool::new(2), &bytes[..100], false);
+        crate::ceilings::read_all(&Pool::new(2), &[], false);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod scan;
 
 use crate::pool::Pool;
 use crate::simd::{Kernel, LANES, Simd, dispatch};
+use crate::sizes::product;
 
 pub use scan::{argmax, log_sum_exp, max, softmax, top_k};
 
@@ -52,8 +53,8 @@ fn rows_per_part(dim: usize) -> usize {
 /// If a length does not fit.
 pub fn rms_norm(pool: &Pool, x: &[f32], n: usize, weight: &[f32], eps: f32, y: &mut [f32]) {
     let dim = weight.len();
-    assert_eq!(x.len(), n * dim, "x is [n, dim]");
-    assert_eq!(y.len(), n * dim, "y is [n, dim]");
+    assert_eq!(x.len(), product([n, dim]), "x is [n, dim]");
+    assert_eq!(y.len(), x.len(), "y is [n, dim]");
     if dim == 0 {
         return;
     }
@@ -69,7 +70,7 @@ pub fn rms_norm(pool: &Pool, x: &[f32], n: usize, weight: &[f32], eps: f32, y: &
 /// If `x` is not `[n, weight.len()]`.
 pub fn rms_norm_in_place(pool: &Pool, x: &mut [f32], n: usize, weight: &[f32], eps: f32) {
     let dim = weight.len();
-    assert_eq!(x.len(), n * dim, "x is [n, dim]");
+    assert_eq!(x.len(), product([n, dim]), "x is [n, dim]");
     if dim == 0 {
         return;
     }

@@ -1,5 +1,6 @@
 //! What tests share: tiny models made by code, a scripted provider, and runs of mutants. Nothing of this ships.
 
+pub mod fields;
 #[cfg(feature = "models")]
 pub mod gguf;
 #[cfg(feature = "models")]

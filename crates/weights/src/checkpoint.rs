@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use levain_kernels::{DType, StoredWeights};
 
@@ -130,10 +129,9 @@ impl Checkpoint {
         &self.paths
     }
 
-    /// Tells, as long as it is kept, whether a file has lost parts.
+    /// Tells, as long as it is kept, whether a file has lost parts or was changed.
     pub fn intact(&self) -> Intact {
-        let files = self.data.iter().enumerate();
-        Intact(files.filter_map(|(n, bytes)| Some((self.path(n), Arc::clone(bytes.damage()?)))).collect())
+        Intact(self.data.iter().enumerate().map(|(n, bytes)| (self.path(n), Arc::clone(bytes))).collect())
     }
 
     /// Bytes of all weight files together.
@@ -203,9 +201,9 @@ impl Checkpoint {
     /// The checkpoint's files, open for reading whole tensors past the memory map.
     ///
     /// # Errors
-    /// If a file can't be opened.
+    /// If a file can't be opened, or is not the one any more that the checkpoint was opened from.
     pub fn reader(&self) -> Result<TensorReader, WeightsError> {
-        TensorReader::open(&self.paths)
+        TensorReader::open(self.paths.iter().zip(self.data.iter().map(|bytes| bytes.stamp())))
     }
 
     fn locate_shaped(&self, name: &str, shape: &[usize]) -> Result<Option<Place<'_>>, WeightsError> {
@@ -272,7 +270,7 @@ impl Checkpoint {
     /// file with a vocabulary alone has none.
     pub fn config(&self) -> Result<ModelConfig, WeightsError> {
         let read = self.read_config();
-        // What a file lost reads as zeros, of which any complaint would be misleading.
+        // What a file lost or had changed explains any complaint about it.
         self.intact().check()?;
         read
     }
@@ -413,21 +411,21 @@ impl Checkpoint {
     }
 }
 
-/// Tells whether the files of a checkpoint have lost parts since they were opened: cut short by somebody, or on a disk
-/// that fails. What is lost reads as zeros.
+/// Tells whether the files of a checkpoint have lost parts since they were opened, cut short by somebody or on a disk
+/// that fails, or were written to. What is lost reads as zeros, what was written may be read in part. Files that were
+/// renamed, removed or replaced are still there for those who have them open, and whole. The files stay mapped and open
+/// as long as this is kept.
 #[derive(Debug, Clone, Default)]
-pub struct Intact(Vec<(PathBuf, Arc<AtomicBool>)>);
+pub struct Intact(Vec<(PathBuf, Arc<Bytes>)>);
 
 impl Intact {
     /// Looks.
     ///
     /// # Errors
-    /// Names the file that lost parts.
+    /// [`WeightsError::Lost`] or [`WeightsError::Changed`], with the file. All that was read from it since it was opened
+    /// is void.
     pub fn check(&self) -> Result<(), WeightsError> {
-        match self.0.iter().find(|(_, damaged)| damaged.load(Ordering::SeqCst)) {
-            Some((file, _)) => Err(WeightsError::Lost { file: file.clone() }),
-            None => Ok(()),
-        }
+        self.0.iter().try_for_each(|(path, bytes)| bytes.check(path))
     }
 
     /// This and another one's files.

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use levain_kernels::DType;
 
 use crate::error::WeightsError;
+use crate::map::Stamp;
 
 /// Offsets, lengths and addresses of direct reads are multiples of this on all common disks.
 const ALIGN: usize = 4096;
@@ -49,6 +50,8 @@ struct ReaderFile {
     cached: File,
     /// Whether the file system has refused a direct read.
     refused: AtomicBool,
+    /// What the file was when its header was checked, where that is known.
+    stamp: Option<Stamp>,
 }
 
 /// Memory that a tensor is read into, with room for the alignment that direct reads need.
@@ -74,8 +77,11 @@ impl ReadBuffer {
 }
 
 impl TensorReader {
-    pub(crate) fn open(paths: &[PathBuf]) -> Result<Self, WeightsError> {
-        let files = paths.iter().map(|path| ReaderFile::open(path));
+    /// Opens files that each were once what its stamp says.
+    pub(crate) fn open<'a>(
+        files: impl Iterator<Item = (&'a PathBuf, Option<Stamp>)>,
+    ) -> Result<Self, WeightsError> {
+        let files = files.map(|(path, stamp)| ReaderFile::open(path, stamp));
         Ok(Self { files: files.collect::<Result<_, _>>()? })
     }
 
@@ -88,7 +94,7 @@ impl TensorReader {
     /// Reads a tensor; its bytes are then [`ReadBuffer::bytes`].
     ///
     /// # Errors
-    /// If the file can't be read or has become shorter.
+    /// If the file can't be read, has become shorter or was changed since the checkpoint was opened.
     pub fn read(&self, place: &TensorPlace, buffer: &mut ReadBuffer) -> Result<(), WeightsError> {
         let Some(file) = self.files.get(place.file) else {
             let missing = io::Error::new(io::ErrorKind::NotFound, "no such file in this checkpoint");
@@ -102,7 +108,10 @@ impl TensorReader {
         }
         let aligned = buffer.memory.as_ptr().align_offset(ALIGN).min(ALIGN);
         let target = &mut buffer.memory[aligned..aligned + wanted];
-        let read = file.read_at(target, from as u64).map_err(|e| WeightsError::io(&file.path, e))?;
+        let read = file.read_at(target, from as u64);
+        // Looked at afterwards, so that nothing of another file passes for what was asked for.
+        file.check()?;
+        let read = read.map_err(|e| WeightsError::io(&file.path, e))?;
         if read < skipped + place.len {
             let short = io::Error::new(io::ErrorKind::UnexpectedEof, "the file has become shorter");
             return Err(WeightsError::io(&file.path, short));
@@ -113,11 +122,17 @@ impl TensorReader {
 }
 
 impl ReaderFile {
-    fn open(path: &Path) -> Result<Self, WeightsError> {
+    fn open(path: &Path, stamp: Option<Stamp>) -> Result<Self, WeightsError> {
         let cached = File::open(path).map_err(|e| WeightsError::io(path, e))?;
         // A file system in memory, for one, has no direct reads.
         let direct = open_direct(path);
-        Ok(Self { path: path.to_owned(), direct, cached, refused: AtomicBool::new(false) })
+        let file = Self { path: path.to_owned(), direct, cached, refused: AtomicBool::new(false), stamp };
+        file.check()?;
+        Ok(file)
+    }
+
+    fn check(&self) -> Result<(), WeightsError> {
+        self.stamp.map_or(Ok(()), |stamp| stamp.check(&self.cached, &self.path))
     }
 
     fn direct(&self) -> Option<&File> {
@@ -189,6 +204,8 @@ fn open_direct(_path: &Path) -> Option<File> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -198,7 +215,7 @@ mod tests {
         let contents: Vec<u8> = (0..20_011_u32).map(|i| (i * 7 % 251) as u8).collect();
         std::fs::write(&path, &contents).unwrap();
         for direct in [true, false] {
-            let mut file = ReaderFile::open(&path).unwrap();
+            let mut file = ReaderFile::open(&path, None).unwrap();
             file.direct = file.direct.filter(|_| direct);
             let reader = TensorReader { files: vec![file] };
             let mut buffer = ReadBuffer::default();
@@ -215,11 +232,34 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_not_the_one_that_was_opened_gives_no_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        std::fs::write(&path, [7; 10_000]).unwrap();
+        let write = || std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        // Clocks of file systems are coarse; this one was written long ago.
+        write().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        let stamp = crate::map::Bytes::map(&path).unwrap().stamp();
+        let open = || TensorReader::open([(&path, stamp)].into_iter());
+        let reader = open().unwrap();
+        let (mut buffer, place) =
+            (ReadBuffer::default(), TensorPlace { dtype: DType::Q8_0, file: 0, start: 0, len: 10 });
+        reader.read(&place, &mut buffer).unwrap();
+        write().write_all(&[8; 10]).unwrap();
+        let changed = reader.read(&place, &mut buffer);
+        assert!(matches!(changed, Err(WeightsError::Changed { .. })), "{changed:?}");
+        assert!(matches!(open(), Err(WeightsError::Changed { .. })));
+        write().set_len(100).unwrap();
+        let lost = reader.read(&place, &mut buffer);
+        assert!(matches!(lost, Err(WeightsError::Lost { .. })), "{lost:?}");
+    }
+
+    #[test]
     fn a_refused_direct_read_goes_through_the_cache() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weights");
         std::fs::write(&path, [7; 10_000]).unwrap();
-        let file = ReaderFile::open(&path).unwrap();
+        let file = ReaderFile::open(&path, None).unwrap();
         // No address, length or offset that a direct read could have.
         let mut memory = [0; 200];
         assert_eq!(file.read_at(&mut memory[1..101], 9951).unwrap(), 49);

@@ -26,6 +26,12 @@ pub enum WeightsError {
         /// The file.
         file: PathBuf,
     },
+    /// A file was changed while it was in use.
+    #[error("{}: the file was changed while in use; load it again once nothing writes to it", file.display())]
+    Changed {
+        /// The file.
+        file: PathBuf,
+    },
     /// A file breaks the rules of its format.
     #[error("{}: {field} (at byte {offset}): {problem}", file.display())]
     Malformed {
@@ -112,6 +118,16 @@ pub enum WeightsError {
 impl WeightsError {
     pub(crate) fn io(file: &Path, source: io::Error) -> Self {
         Self::Io { file: file.to_owned(), source }
+    }
+
+    /// The same once more, where a file has lost parts or was changed.
+    #[must_use]
+    pub fn again(&self) -> Option<Self> {
+        match self {
+            Self::Lost { file } => Some(Self::Lost { file: file.clone() }),
+            Self::Changed { file } => Some(Self::Changed { file: file.clone() }),
+            _ => None,
+        }
     }
 
     pub(crate) fn wrong(file: &Path, kind: WrongFile) -> Self {

@@ -85,7 +85,14 @@ impl StorageType {
     }
 
     /// Bytes of a tensor of this shape, outermost dimension first. A tensor without dimensions holds one value.
+    ///
+    /// Where this gives a size, any dimensions of the shape can be multiplied, in any order: a dimension of 0 does not
+    /// make up for others that are too large.
     pub(crate) fn bytes_of(self, shape: &[usize]) -> Result<u64, Problem> {
+        let dimensions = shape.iter().filter(|&&dimension| dimension > 0);
+        if dimensions.clone().try_fold(1usize, |n, &dimension| n.checked_mul(dimension)).is_none() {
+            return Err(Problem::Overflow);
+        }
         let (block_len, block_bytes) = match self {
             Self::Computable(dtype) => (dtype.block_len() as u64, dtype.block_bytes() as u64),
             Self::Other { block_len, block_bytes, .. } => (u64::from(block_len), u64::from(block_bytes)),

@@ -177,9 +177,11 @@ impl Worker {
         worker
     }
 
-    /// Gives up as soon as these files lose parts.
+    /// Gives up if these files lose parts or change before all weights are packed.
     pub(crate) fn watch(&mut self, intact: Intact) {
-        self.intact = intact;
+        if self.has_to_pack() {
+            self.intact = intact;
+        }
     }
 
     pub(crate) fn run(mut self) {
@@ -324,6 +326,7 @@ impl Worker {
     /// Ends every request that took part in a step that failed, and puts everything that the step may have left
     /// half done in order again.
     fn fail_step(&mut self, error: &EngineError) {
+        self.note_failure(error);
         let mut failed: Vec<SequenceId> = self.batch.chunks.iter().map(|chunk| chunk.sequence).collect();
         if failed.is_empty() {
             // It failed while the lists were in use elsewhere, and they are lost.

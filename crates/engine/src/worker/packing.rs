@@ -4,6 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use levain_weights::Intact;
+
 use super::Worker;
 use crate::engine::{Shutdown, lock};
 use crate::error::EngineError;
@@ -72,15 +74,26 @@ impl Worker {
         }
     }
 
-    /// Finds out whether what was read from the files was still there. If not, no request can be answered any more.
+    /// Finds out whether what was read from the files was still there and the same. If not, no request can be answered
+    /// any more.
     pub(super) fn check_files(&mut self) -> Result<(), EngineError> {
-        if let Err(lost) = self.intact.check() {
-            let error = EngineError::from(lost);
-            self.broken.get_or_insert_with(|| error.again());
-            self.shared.packing.ended(Err(error.again()));
-            return Err(error);
+        self.intact.check().map_err(|error| self.give_up(error.into()))
+    }
+
+    /// Ends all requests with this error from now on.
+    fn give_up(&mut self, error: EngineError) -> EngineError {
+        self.broken.get_or_insert_with(|| error.again());
+        self.shared.packing.ended(Err(error.again()));
+        error
+    }
+
+    /// Sees to it that nothing is answered any more if what an expert was read from is not the same file any more.
+    pub(super) fn note_failure(&mut self, error: &EngineError) {
+        if let EngineError::Weights(weights) = error
+            && let Some(again) = weights.again()
+        {
+            self.give_up(again.into());
         }
-        Ok(())
     }
 
     fn pack(&mut self, time: Duration) {
@@ -92,16 +105,20 @@ impl Worker {
             self.model.pack(time)?;
             self.source.pack(time.saturating_sub(start.elapsed()))
         }));
-        let result = match packed {
-            Ok(result) => result.map_err(EngineError::from).and_then(|()| self.check_files()),
+        let packed = match packed {
+            Ok(result) => result.map_err(EngineError::from),
             Err(payload) => Err(EngineError::Panicked { message: panic_message(payload.as_ref()) }),
         };
+        // What became of the files explains whatever else went wrong.
+        let result = self.check_files().and(packed);
         if let Err(error) = &result {
             tracing::error!(%error, "weights could not be packed; all requests end with an error");
             self.broken = Some(error.again());
         }
         self.stats.unpacked_bytes = self.unpacked_bytes() as u64;
         if result.is_err() || self.unpacked_bytes() == 0 {
+            // Nothing is read from the map any more: it may go, and whatever becomes of the files.
+            self.intact = Intact::default();
             self.shared.packing.ended(result);
         }
     }

@@ -45,7 +45,19 @@ struct Harness {
 impl Harness {
     fn new() -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama-3.1");
-        let checkpoint = Checkpoint::open(&folder).unwrap();
+        let faulty = |model: &mut Model| model.replace_layers(|layers| Box::new(Faulty(layers)));
+        Self::with(&folder, None, faulty, &[]).0
+    }
+
+    /// With so many bytes of experts in memory and after `change`, which comes between loading and everything else; these
+    /// prompts are there before weights are packed, and ask for a token each.
+    fn with(
+        folder: &Path,
+        expert_cache_bytes: Option<u64>,
+        change: impl FnOnce(&mut Model),
+        prompts: &[&[u32]],
+    ) -> (Self, Vec<Receiver<Event>>) {
+        let checkpoint = Checkpoint::open(folder).unwrap();
         let config = EngineConfig { prompt_chunk_tokens: Some(8), ..EngineConfig::default() };
         let model_config = checkpoint.config().unwrap();
         let plan = plan::plan(&checkpoint, &config, None).unwrap();
@@ -56,17 +68,21 @@ impl Harness {
             rows_max: rows,
             logit_rows_max: plan::logit_rows(&config),
             context_length,
-            expert_cache_bytes: None,
+            expert_cache_bytes,
             mtp: false,
             expanded_from: None,
             prefetch: config.prefetch,
         };
         let mut model = Model::load(&checkpoint, &model_config, Arc::new(Pool::new(1)), &options).unwrap();
-        model.replace_layers(|layers| Box::new(Faulty(layers)));
+        change(&mut model);
         let shared = Arc::new(Shared::default());
-        let worker = Worker::new(Arc::clone(&shared), model, kv, DraftSource::Off, &config, &plan);
-        let thread = Some(std::thread::spawn(move || worker.run()));
-        Self { shared, thread, context_length }
+        let mut worker = Worker::new(Arc::clone(&shared), model, kv, DraftSource::Off, &config, &plan);
+        worker.watch(checkpoint.intact());
+        drop(checkpoint);
+        let mut harness = Self { shared, thread: None, context_length };
+        let events = prompts.iter().map(|prompt| harness.submit(prompt, 1, 1)).collect();
+        harness.thread = Some(std::thread::spawn(move || worker.run()));
+        (harness, events)
     }
 
     fn submit(&self, prompt: &[u32], n: u32, max_tokens: u32) -> Receiver<Event> {
@@ -138,4 +154,69 @@ fn a_panic_in_a_step_ends_its_sequences_and_not_the_engine() {
         assert!(matches!(reasons[..], [FinishReason::Length, FinishReason::Length]));
         assert_eq!(tokens, 20);
     }
+}
+
+/// A copy of a fixture whose weights are cut short, and put back in place.
+struct Copied(tempfile::TempDir, std::path::PathBuf);
+
+impl Copied {
+    fn new(fixture: &str) -> Self {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(fixture);
+        let copied = Self(tempfile::tempdir().unwrap(), from);
+        std::fs::copy(copied.1.join("config.json"), copied.0.path().join("config.json")).unwrap();
+        copied.put_back();
+        copied
+    }
+
+    fn cut(&self) {
+        let path = self.0.path().join("model.safetensors");
+        std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(4096).unwrap();
+    }
+
+    fn put_back(&self) {
+        let whole = std::fs::read(self.1.join("model.safetensors")).unwrap();
+        std::fs::write(self.0.path().join("model.safetensors"), whole).unwrap();
+    }
+}
+
+#[track_caller]
+fn assert_cut(events: &Receiver<Event>) {
+    let (tokens, reasons) = outcome(events);
+    let [FinishReason::Error(error @ EngineError::Weights(_))] = &reasons[..] else { panic!("{reasons:?}") };
+    let error = error.to_string();
+    assert!(error.contains("model.safetensors") && error.contains("cut short while in use"), "{error}");
+    assert_eq!(tokens, 0);
+}
+
+/// Reading what is not there any more ends the process elsewhere.
+#[test]
+#[cfg(target_os = "linux")]
+fn weights_that_are_cut_off_before_they_are_packed_answer_nobody() {
+    // Steps come before packing where somebody asks, and after it where nobody does.
+    for prompts in [&[][..], &[&[20; 5][..], &[21; 40]]] {
+        let copied = Copied::new("llama-3.1");
+        let (engine, asked) = Harness::with(copied.0.path(), None, |_| copied.cut(), prompts);
+        asked.iter().for_each(assert_cut);
+        let waited = engine.shared.packing.wait().unwrap_err().to_string();
+        assert!(waited.contains("cut short while in use"), "{waited}");
+        // Nor does it help to put the file back: what was read of it is void.
+        copied.put_back();
+        assert_cut(&engine.submit(&[20; 5], 1, 1));
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn experts_that_are_cut_off_answer_nobody_from_then_on() {
+    let copied = Copied::new("deepseek-v3-tiny");
+    let pack_all = |model: &mut Model| {
+        while model.unpacked_bytes() > 0 {
+            model.pack(std::time::Duration::from_secs(1)).unwrap();
+        }
+        copied.cut();
+    };
+    let (engine, _) = Harness::with(copied.0.path(), Some(1 << 20), pack_all, &[]);
+    assert_cut(&engine.submit(&[5; 5], 1, 1));
+    copied.put_back();
+    assert_cut(&engine.submit(&[6; 5], 1, 1));
 }

@@ -5,6 +5,8 @@ mod common;
 #[cfg(test)]
 mod determinism;
 #[cfg(test)]
+mod headers;
+#[cfg(test)]
 mod kv_block;
 #[cfg(test)]
 mod kv_files;

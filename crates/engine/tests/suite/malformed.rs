@@ -1,6 +1,7 @@
 //! Models whose weights are not what their description says: an error that names the tensor or the field.
 
 use std::fs;
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
 use levain_engine::{Engine, EngineConfig};
@@ -102,6 +103,34 @@ fn a_file_that_is_cut_while_in_use_ends_requests_with_the_reason() {
     engine.wait_until_packed().unwrap();
     cut(0);
     assert_eq!(answer(&engine).tokens, before);
+}
+
+/// Somebody writes to a model's file while its weights are read: what is read then may be of either model.
+#[test]
+fn a_file_that_is_changed_while_in_use_ends_requests_with_the_reason() {
+    let source = ModelSpec::llama().build().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let config = EngineConfig { threads: 2, ..EngineConfig::default() };
+    let file = || fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let opened = || {
+        convert_to_gguf(&source.checkpoint().unwrap(), &path, DType::Q8_0).unwrap();
+        // Clocks of file systems are coarse; this one was written long ago.
+        file().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        Checkpoint::open(&path).unwrap()
+    };
+    let checkpoint = opened();
+    let mut written = file();
+    written.seek(SeekFrom::End(-8)).unwrap();
+    written.write_all(&[1; 8]).unwrap();
+    let error = Engine::load(&checkpoint, config.clone()).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("changed while in use") && error.contains("model.gguf"), "{error}");
+    // One that is replaced as a whole is still there for those who have it open.
+    let checkpoint = opened();
+    convert_to_gguf(&source.checkpoint().unwrap(), &path, DType::F16).unwrap();
+    let engine = Engine::load(&checkpoint, config).unwrap();
+    engine.wait_until_packed().unwrap();
+    assert_eq!(run(&engine, &[1, 2, 3], |_| {}).answers[0].tokens.len(), 24);
 }
 
 fn specs() -> Vec<ModelSpec> {

@@ -56,52 +56,61 @@ impl Scores<'_> {
     /// The pointers must be good for the shapes their fields state.
     #[inline(always)]
     pub(super) unsafe fn run<S: Simd>(self, s: S) {
-        match self.format {
-            F16 => self.by_rows::<S, F16>(s),
-            _ => self.by_rows::<S, F32>(s),
-        }
-    }
-
-    #[inline(always)]
-    fn by_rows<S: Simd, const FORMAT: u8>(self, s: S) {
-        if S::WIDE {
-            match self.rows {
-                12 => self.by_groups::<S, FORMAT, 12, 2>(s),
-                8 => self.by_groups::<S, FORMAT, 8, 2>(s),
-                7 => self.by_groups::<S, FORMAT, 7, 2>(s),
-                6 => self.by_groups::<S, FORMAT, 6, 4>(s),
-                4 => self.by_groups::<S, FORMAT, 4, 4>(s),
-                3 => self.by_groups::<S, FORMAT, 3, 4>(s),
-                2 => self.by_groups::<S, FORMAT, 2, 4>(s),
-                _ => self.by_groups::<S, FORMAT, 1, 4>(s),
-            }
-        } else {
-            match self.rows {
-                6 => self.by_groups::<S, FORMAT, 6, 1>(s),
-                4 => self.by_groups::<S, FORMAT, 4, 1>(s),
-                3 => self.by_groups::<S, FORMAT, 3, 2>(s),
-                2 => self.by_groups::<S, FORMAT, 2, 2>(s),
-                _ => self.by_groups::<S, FORMAT, 1, 4>(s),
+        // SAFETY: the caller's contract, which holds for each part.
+        unsafe {
+            match self.format {
+                F16 => self.by_rows::<S, F16>(s),
+                _ => self.by_rows::<S, F32>(s),
             }
         }
     }
 
+    /// # Safety
+    /// As for `run`.
     #[inline(always)]
-    fn by_groups<S: Simd, const FORMAT: u8, const ROWS: usize, const GROUPS: usize>(self, s: S) {
-        let whole = self.keys.as_chunks::<GROUPS>().0.iter().zip(self.ahead.as_chunks::<GROUPS>().0);
-        let done = whole.len() * GROUPS;
-        let Self { q, k_dim, .. } = self;
-        for (index, (keys, ahead)) in whole.enumerate() {
-            // SAFETY: a row has room for the scores of all groups.
-            let scores = unsafe { self.scores.add(index * GROUPS * LANES) };
-            // SAFETY: what this was made with holds for each part of it.
-            s.enter(unsafe { ScoreTile::<FORMAT, ROWS, GROUPS>::new(q, k_dim, *keys, *ahead, scores) });
+    unsafe fn by_rows<S: Simd, const FORMAT: u8>(self, s: S) {
+        // SAFETY: the caller's contract, which holds for each part.
+        unsafe {
+            if S::WIDE {
+                match self.rows {
+                    12 => self.by_groups::<S, FORMAT, 12, 2>(s),
+                    8 => self.by_groups::<S, FORMAT, 8, 2>(s),
+                    7 => self.by_groups::<S, FORMAT, 7, 2>(s),
+                    6 => self.by_groups::<S, FORMAT, 6, 4>(s),
+                    4 => self.by_groups::<S, FORMAT, 4, 4>(s),
+                    3 => self.by_groups::<S, FORMAT, 3, 4>(s),
+                    2 => self.by_groups::<S, FORMAT, 2, 4>(s),
+                    _ => self.by_groups::<S, FORMAT, 1, 4>(s),
+                }
+            } else {
+                match self.rows {
+                    6 => self.by_groups::<S, FORMAT, 6, 1>(s),
+                    4 => self.by_groups::<S, FORMAT, 4, 1>(s),
+                    3 => self.by_groups::<S, FORMAT, 3, 2>(s),
+                    2 => self.by_groups::<S, FORMAT, 2, 2>(s),
+                    _ => self.by_groups::<S, FORMAT, 1, 4>(s),
+                }
+            }
         }
-        for (index, (key, ahead)) in self.keys.iter().zip(self.ahead).enumerate().skip(done) {
-            // SAFETY: as above.
-            let scores = unsafe { self.scores.add(index * LANES) };
-            // SAFETY: as above.
-            s.enter(unsafe { ScoreTile::<FORMAT, ROWS, 1>::new(q, k_dim, [*key], [*ahead], scores) });
+    }
+
+    /// # Safety
+    /// As for `run`.
+    #[inline(always)]
+    unsafe fn by_groups<S: Simd, const FORMAT: u8, const ROWS: usize, const GROUPS: usize>(self, s: S) {
+        // SAFETY: the caller's contract, which holds for each part.
+        unsafe {
+            let whole = self.keys.as_chunks::<GROUPS>().0.iter().zip(self.ahead.as_chunks::<GROUPS>().0);
+            let done = whole.len() * GROUPS;
+            let Self { q, k_dim, .. } = self;
+            for (index, (keys, ahead)) in whole.enumerate() {
+                let scores = self.scores.add(index * GROUPS * LANES);
+                s.enter(ScoreTile::<FORMAT, ROWS, GROUPS>::new(q, k_dim, *keys, *ahead, scores));
+            }
+            for (index, (key, ahead)) in self.keys.iter().zip(self.ahead).enumerate().skip(done) {
+                let scores = self.scores.add(index * LANES);
+                s.enter(ScoreTile::<FORMAT, ROWS, 1>::new(q, k_dim, [*key], [*ahead], scores));
+            }
         }
     }
 }
@@ -218,19 +227,31 @@ impl RowScores {
     /// The pointers must be good for the shapes their fields state.
     #[inline(always)]
     pub(super) unsafe fn run<S: Simd>(self, s: S) {
-        if S::WIDE {
-            match self.vectors {
-                3 => s.enter(RowTile::<3, 8>(self)),
-                2 => s.enter(RowTile::<2, 8>(self)),
-                _ => s.enter(RowTile::<1, 8>(self)),
+        // SAFETY: the caller's contract, which holds for each part.
+        unsafe {
+            if S::WIDE {
+                match self.vectors {
+                    3 => s.enter(RowTile::<3, 8>::new(self)),
+                    2 => s.enter(RowTile::<2, 8>::new(self)),
+                    _ => s.enter(RowTile::<1, 8>::new(self)),
+                }
+            } else {
+                s.enter(RowTile::<1, 4>::new(self));
             }
-        } else {
-            s.enter(RowTile::<1, 4>(self));
         }
     }
 }
 
 struct RowTile<const VECTORS: usize, const KEYS: usize>(RowScores);
+
+impl<const VECTORS: usize, const KEYS: usize> RowTile<VECTORS, KEYS> {
+    /// # Safety
+    /// The pointers of `of` are good for the shapes that its fields state, with `VECTORS` vectors.
+    #[inline(always)]
+    unsafe fn new(of: RowScores) -> Self {
+        Self(of)
+    }
+}
 
 impl<const VECTORS: usize, const KEYS: usize> Kernel for RowTile<VECTORS, KEYS> {
     type Output = ();
@@ -297,26 +318,33 @@ impl QuantScores<'_> {
     /// The pointers must be good for the shapes their fields state.
     #[inline(always)]
     pub(super) unsafe fn run<S: Simd>(self, s: S) {
-        match self.rows {
-            12 if S::WIDE => self.by_groups::<S, 12, 12>(s),
-            8 if S::WIDE => self.by_groups::<S, 8, 8>(s),
-            7 if S::WIDE => self.by_groups::<S, 7, 7>(s),
-            6 if S::QUANT_ROWS < 6 => self.by_groups::<S, 6, 3>(s),
-            6 => self.by_groups::<S, 6, 6>(s),
-            4 if S::QUANT_ROWS < 4 => self.by_groups::<S, 4, 2>(s),
-            4 => self.by_groups::<S, 4, 4>(s),
-            3 => self.by_groups::<S, 3, 3>(s),
-            2 => self.by_groups::<S, 2, 2>(s),
-            _ => self.by_groups::<S, 1, 1>(s),
+        // SAFETY: the caller's contract, which holds for each part.
+        unsafe {
+            match self.rows {
+                12 if S::WIDE => self.by_groups::<S, 12, 12>(s),
+                8 if S::WIDE => self.by_groups::<S, 8, 8>(s),
+                7 if S::WIDE => self.by_groups::<S, 7, 7>(s),
+                6 if S::QUANT_ROWS < 6 => self.by_groups::<S, 6, 3>(s),
+                6 => self.by_groups::<S, 6, 6>(s),
+                4 if S::QUANT_ROWS < 4 => self.by_groups::<S, 4, 2>(s),
+                4 => self.by_groups::<S, 4, 4>(s),
+                3 => self.by_groups::<S, 3, 3>(s),
+                2 => self.by_groups::<S, 2, 2>(s),
+                _ => self.by_groups::<S, 1, 1>(s),
+            }
         }
     }
 
+    /// # Safety
+    /// As for `run`.
     #[inline(always)]
-    fn by_groups<S: Simd, const ROWS: usize, const AT_ONCE: usize>(self, s: S) {
-        for (index, (keys, ahead)) in self.keys.iter().zip(self.ahead).enumerate() {
-            // SAFETY: the room was promised to `run`.
-            let scores = unsafe { self.scores.add(index * LANES) };
-            s.enter(QuantTile::<ROWS, AT_ONCE> { of: self, keys: *keys, ahead: *ahead, scores });
+    unsafe fn by_groups<S: Simd, const ROWS: usize, const AT_ONCE: usize>(self, s: S) {
+        // SAFETY: the caller's contract, which holds for each part.
+        unsafe {
+            for (index, (keys, ahead)) in self.keys.iter().zip(self.ahead).enumerate() {
+                let scores = self.scores.add(index * LANES);
+                s.enter(QuantTile::<ROWS, AT_ONCE>::new(self, *keys, *ahead, scores));
+            }
         }
     }
 }
@@ -327,6 +355,16 @@ struct QuantTile<'a, const ROWS: usize, const AT_ONCE: usize> {
     keys: *const u8,
     ahead: *const u8,
     scores: *mut f32,
+}
+
+impl<'a, const ROWS: usize, const AT_ONCE: usize> QuantTile<'a, ROWS, AT_ONCE> {
+    /// # Safety
+    /// The pointers of `of` are good for the shapes that its fields state, with `ROWS` rows; `keys` is one of its groups,
+    /// and `scores` has room for that group's in each row. `ahead` is only asked for, never read.
+    #[inline(always)]
+    unsafe fn new(of: QuantScores<'a>, keys: *const u8, ahead: *const u8, scores: *mut f32) -> Self {
+        Self { of, keys, ahead, scores }
+    }
 }
 
 impl<const ROWS: usize, const AT_ONCE: usize> Kernel for QuantTile<'_, ROWS, AT_ONCE> {
@@ -403,47 +441,60 @@ impl Mix {
     /// The pointers must be good for the shapes their fields state.
     #[inline(always)]
     pub(super) unsafe fn run<S: Simd>(self, s: S) {
-        match self.format {
-            F32 => self.by_rows::<S, F32>(s),
-            F16 => self.by_rows::<S, F16>(s),
-            _ => self.by_rows::<S, Q8>(s),
-        }
-    }
-
-    #[inline(always)]
-    fn by_rows<S: Simd, const FORMAT: u8>(self, s: S) {
-        if S::WIDE {
-            match self.rows {
-                12 => self.by_slices::<S, FORMAT, 12, 2>(s),
-                8 => self.by_slices::<S, FORMAT, 8, 2>(s),
-                7 => self.by_slices::<S, FORMAT, 7, 2>(s),
-                6 => self.by_slices::<S, FORMAT, 6, 4>(s),
-                4 => self.by_slices::<S, FORMAT, 4, 4>(s),
-                3 => self.by_slices::<S, FORMAT, 3, 4>(s),
-                2 => self.by_slices::<S, FORMAT, 2, 8>(s),
-                _ => self.by_slices::<S, FORMAT, 1, 8>(s),
-            }
-        } else {
-            match self.rows {
-                6 => self.by_slices::<S, FORMAT, 6, 1>(s),
-                4 => self.by_slices::<S, FORMAT, 4, 1>(s),
-                3 => self.by_slices::<S, FORMAT, 3, 2>(s),
-                2 => self.by_slices::<S, FORMAT, 2, 2>(s),
-                _ => self.by_slices::<S, FORMAT, 1, 4>(s),
+        // SAFETY: the caller's contract, which holds for each part.
+        unsafe {
+            match self.format {
+                F32 => self.by_rows::<S, F32>(s),
+                F16 => self.by_rows::<S, F16>(s),
+                _ => self.by_rows::<S, Q8>(s),
             }
         }
     }
 
+    /// # Safety
+    /// As for `run`.
     #[inline(always)]
-    fn by_slices<S: Simd, const FORMAT: u8, const ROWS: usize, const SLICES: usize>(self, s: S) {
-        let mut slice = 0;
-        while slice + SLICES <= self.slices {
-            s.enter(MixTile::<FORMAT, ROWS, SLICES> { of: self, slice });
-            slice += SLICES;
+    unsafe fn by_rows<S: Simd, const FORMAT: u8>(self, s: S) {
+        // SAFETY: the caller's contract, which holds for each part.
+        unsafe {
+            if S::WIDE {
+                match self.rows {
+                    12 => self.by_slices::<S, FORMAT, 12, 2>(s),
+                    8 => self.by_slices::<S, FORMAT, 8, 2>(s),
+                    7 => self.by_slices::<S, FORMAT, 7, 2>(s),
+                    6 => self.by_slices::<S, FORMAT, 6, 4>(s),
+                    4 => self.by_slices::<S, FORMAT, 4, 4>(s),
+                    3 => self.by_slices::<S, FORMAT, 3, 4>(s),
+                    2 => self.by_slices::<S, FORMAT, 2, 8>(s),
+                    _ => self.by_slices::<S, FORMAT, 1, 8>(s),
+                }
+            } else {
+                match self.rows {
+                    6 => self.by_slices::<S, FORMAT, 6, 1>(s),
+                    4 => self.by_slices::<S, FORMAT, 4, 1>(s),
+                    3 => self.by_slices::<S, FORMAT, 3, 2>(s),
+                    2 => self.by_slices::<S, FORMAT, 2, 2>(s),
+                    _ => self.by_slices::<S, FORMAT, 1, 4>(s),
+                }
+            }
         }
-        while slice < self.slices {
-            s.enter(MixTile::<FORMAT, ROWS, 1> { of: self, slice });
-            slice += 1;
+    }
+
+    /// # Safety
+    /// As for `run`.
+    #[inline(always)]
+    unsafe fn by_slices<S: Simd, const FORMAT: u8, const ROWS: usize, const SLICES: usize>(self, s: S) {
+        // SAFETY: the caller's contract, which holds for each part.
+        unsafe {
+            let mut slice = 0;
+            while slice + SLICES <= self.slices {
+                s.enter(MixTile::<FORMAT, ROWS, SLICES>::new(self, slice));
+                slice += SLICES;
+            }
+            while slice < self.slices {
+                s.enter(MixTile::<FORMAT, ROWS, 1>::new(self, slice));
+                slice += 1;
+            }
         }
     }
 }
@@ -451,6 +502,16 @@ impl Mix {
 struct MixTile<const FORMAT: u8, const ROWS: usize, const SLICES: usize> {
     of: Mix,
     slice: usize,
+}
+
+impl<const FORMAT: u8, const ROWS: usize, const SLICES: usize> MixTile<FORMAT, ROWS, SLICES> {
+    /// # Safety
+    /// The pointers of `of` are good for the shapes that its fields state, with `ROWS` rows and values in that format, and
+    /// it has `SLICES` slices from number `slice` on.
+    #[inline(always)]
+    unsafe fn new(of: Mix, slice: usize) -> Self {
+        Self { of, slice }
+    }
 }
 
 impl<const FORMAT: u8, const ROWS: usize, const SLICES: usize> Kernel for MixTile<FORMAT, ROWS, SLICES> {

@@ -130,7 +130,17 @@ impl Call<'_> {
 
 /// The output, of which each task writes its own rows and heads.
 #[derive(Clone, Copy)]
-pub(super) struct Out(pub(super) *mut f32);
+pub(super) struct Out(*mut f32);
+
+impl Out {
+    /// # Safety
+    /// There is room for `v_dim` values of each head of each row of the call that this becomes part of, and nobody else
+    /// uses them as long as its tasks run. No two tasks have a tile with the same head of the same row.
+    pub(super) unsafe fn new(start: *mut f32) -> Self {
+        Self(start)
+    }
+}
+
 // SAFETY: tasks write disjoint parts.
 unsafe impl Sync for Out {}
 // SAFETY: as above.

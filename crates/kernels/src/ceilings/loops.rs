@@ -12,7 +12,11 @@ use crate::lanes::{Lanes, Neon, T0, neon_dot};
 
 /// The sum of the 64-bit words of `bytes`, a multiple of 1024, from an address on a cache line, asking for
 /// memory ahead or not.
+///
+/// # Panics
+/// If they are no multiple of 1024.
 pub(super) fn read(bytes: &[u8], prefetch: bool) -> u64 {
+    assert!(bytes.len().is_multiple_of(1024), "the loops read {} bytes as a multiple of 1024", bytes.len());
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {

@@ -6,6 +6,7 @@ use super::layout::{Geometry, LANES, Q8_LEN, widen_at};
 use super::{KvCache, KvDType};
 use crate::pool::Pool;
 use crate::simd::{Kernel, Simd, dispatch};
+use crate::sizes::product;
 
 /// Below this many values a fork/join costs more than it gains.
 const PARALLEL_VALUES: usize = 1 << 15;
@@ -25,8 +26,8 @@ impl KvCache {
         let heads = layout.n_kv_heads;
         let v_len = if layout.values_in_keys { 0 } else { layout.v_dim };
         assert!(layer < layout.n_layers, "layer {layer} of {}", layout.n_layers);
-        assert_eq!(k.len(), slots.len() * heads * layout.k_dim, "keys for {} slots", slots.len());
-        assert_eq!(v.len(), slots.len() * heads * v_len, "values for {} slots", slots.len());
+        assert_eq!(k.len(), product([slots.len(), heads, layout.k_dim]), "keys for {} slots", slots.len());
+        assert_eq!(v.len(), product([slots.len(), heads, v_len]), "values for {} slots", slots.len());
         let n_slots = self.n_blocks * layout.block_len;
         assert!(slots.iter().all(|slot| (*slot as usize) < n_slots), "a slot is beyond the cache");
 

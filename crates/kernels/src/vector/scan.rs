@@ -8,7 +8,8 @@ const BLOCK: usize = 1024;
 /// `x = exp(x - max) / sum`. An empty slice stays empty; a slice of negative infinities becomes NaN.
 pub fn softmax(x: &mut [f32]) {
     let largest = max(x);
-    let total = dispatch(Exponentials { x: x.as_mut_ptr(), len: x.len(), largest, keep: true });
+    // SAFETY: the slice is borrowed exclusively.
+    let total = dispatch(unsafe { Exponentials::new(x.as_mut_ptr(), x.len(), largest, true) });
     let inverse = (1.0 / total) as f32;
     dispatch(Scale { x, factor: inverse });
 }
@@ -20,7 +21,8 @@ pub fn log_sum_exp(x: &[f32]) -> f32 {
     if !largest.is_finite() {
         return largest;
     }
-    let total = dispatch(Exponentials { x: x.as_ptr().cast_mut(), len: x.len(), largest, keep: false });
+    // SAFETY: the slice is borrowed, and nothing is kept.
+    let total = dispatch(unsafe { Exponentials::new(x.as_ptr().cast_mut(), x.len(), largest, false) });
     (f64::from(largest) + total.ln()) as f32
 }
 
@@ -30,6 +32,15 @@ struct Exponentials {
     len: usize,
     largest: f32,
     keep: bool,
+}
+
+impl Exponentials {
+    /// # Safety
+    /// `x` points to `len` values, which nobody writes as long as this lives; they may be written here if they are kept,
+    /// and then nobody else reads them.
+    unsafe fn new(x: *mut f32, len: usize, largest: f32, keep: bool) -> Self {
+        Self { x, len, largest, keep }
+    }
 }
 
 impl Kernel for Exponentials {

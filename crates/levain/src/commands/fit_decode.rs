@@ -169,3 +169,33 @@ fn zeros(dtype: DType, rows: usize, cols: usize, pool: &Pool) -> Result<Matrix, 
         dtype => Matrix::pack(dtype, rows, cols, &bytes, pool),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use levain_testkit::fields;
+    use levain_testkit::model::ModelSpec;
+
+    use super::*;
+
+    #[test]
+    fn whatever_a_header_says_its_work_is_counted_or_refused() {
+        let model = ModelSpec::deepseek_v3().build().unwrap();
+        let path = model.gguf(DType::F16).unwrap();
+        let file = std::fs::read(&path).unwrap();
+        let mut counted = 0;
+        for field in fields::gguf(&file).integers {
+            for value in fields::boundary_values(&file, field) {
+                let mut changed = file.clone();
+                fields::put(&mut changed, field, value);
+                let Ok(checkpoint) = Checkpoint::from_bytes(&path, changed) else { continue };
+                let Ok(config) = checkpoint.config() else { continue };
+                let Ok(work) = TokenWork::of(&checkpoint, &config) else { continue };
+                let bytes: f64 =
+                    work.groups.values().map(|(group, n)| group_bytes(group) as f64 * *n as f64).sum();
+                assert!(bytes > 0.0, "{} := {value}", field.offset);
+                counted += 1;
+            }
+        }
+        assert!(counted > 100, "{counted}");
+    }
+}

@@ -56,6 +56,28 @@ fn a_file_that_is_no_model_is_refused_with_its_name() {
     }
 }
 
+/// Shapes that no memory holds, of which one dimension of 0 makes nothing.
+#[test]
+fn impossible_shapes_are_refused_with_the_tensor() {
+    let home = Home::new();
+    let folder = home.file("odd/config.json", "{}").parent().unwrap().to_owned();
+    let json = r#"{"t":{"dtype":"F32","shape":[9223372036854775808,2,0,1],"data_offsets":[0,0]}}"#;
+    let file = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat();
+    std::fs::write(folder.join("model.safetensors"), file).unwrap();
+    let name = [&1u64.to_le_bytes()[..], b"t"].concat();
+    let [one, two] = [1u64, 2].map(u64::to_le_bytes);
+    let shape = [&2u32.to_le_bytes()[..], &(1u64 << 63).to_le_bytes(), &two].concat();
+    let gguf = [&b"GGUF\x03\0\0\0"[..], &one, &0u64.to_le_bytes(), &name, &shape, &[0; 12]].concat();
+    std::fs::write(home.dir.path().join("odd.gguf"), gguf).unwrap();
+    for verb in ["show", "fit"] {
+        for model in ["./odd", "./odd.gguf"] {
+            let ran = home.run(&[verb, model]);
+            assert_eq!(ran.code, 1, "{verb} {model}: {ran:?}");
+            assert!(ran.err.contains("tensor \"t\"") && ran.err.contains("overflows"), "{verb}: {}", ran.err);
+        }
+    }
+}
+
 /// Serves `file` slowly at `/m.gguf` and counts the requests.
 fn slow_server(file: Vec<u8>) -> (u16, Arc<Mutex<usize>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

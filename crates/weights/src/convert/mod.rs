@@ -9,6 +9,7 @@ use std::path::Path;
 
 use levain_kernels::DType;
 
+use crate::atomic::AtomicFile;
 use crate::checkpoint::{Checkpoint, TensorEntry};
 use crate::config::{ModelConfig, ModelType, RopeScaling};
 use crate::convert::rows::{Rows, stacked};
@@ -40,7 +41,8 @@ pub enum MlaLayout {
 /// Writes a checkpoint of safetensors as GGUF with matrices of this type.
 ///
 /// # Errors
-/// If the checkpoint lacks a tensor or holds one that GGUF has no name for, or the file can't be written.
+/// If the checkpoint lacks a tensor or holds one that GGUF has no name for, a file of it changes meanwhile, or the file
+/// can't be written.
 pub fn convert_to_gguf(checkpoint: &Checkpoint, out: &Path, dtype: DType) -> Result<(), WeightsError> {
     convert_to_gguf_with(checkpoint, out, &GgufOptions { dtype, mla: MlaLayout::Split, pre_tokenizer: None })
 }
@@ -66,7 +68,12 @@ pub fn convert_to_gguf_with(
     for entry in checkpoint.entries() {
         plan.add(entry, &mut writer)?;
     }
-    writer.write(out)
+    let mut file = AtomicFile::create(out)?;
+    let written = writer.write_to(out, &mut file);
+    // The rows have been read as they were written.
+    checkpoint.intact().check()?;
+    written?;
+    file.commit()
 }
 
 struct Plan<'a> {

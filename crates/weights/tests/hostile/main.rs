@@ -11,11 +11,12 @@
     reason = "helpers of tests may fail as tests do"
 )]
 
+use levain_testkit::fields;
+
 mod boundary;
 mod canary;
 mod child;
 mod examine;
-mod fields;
 mod mutate;
 mod random;
 mod samples;

@@ -12,6 +12,7 @@ mod config;
 mod convert;
 mod corpus;
 mod gguf_config;
+mod limits;
 mod open;
 mod reference;
 mod roundtrip;

@@ -1,24 +1,35 @@
-//! Where the integers of a valid file stand, found by a reader of its own.
+//! Where the integers of a valid GGUF or safetensors file stand, found by a reader of its own.
+
+#![expect(clippy::panic, clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
 
 /// An integer in the file.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Field {
-    pub(crate) offset: usize,
+pub struct Field {
+    /// Bytes from the start of the file.
+    pub offset: usize,
     /// Bytes, or for a decimal number in JSON its digits.
-    pub(crate) width: usize,
-    pub(crate) decimal: bool,
+    pub width: usize,
+    /// Whether it is written in JSON.
+    pub decimal: bool,
 }
 
 /// A header's parts.
 #[derive(Debug, Default)]
-pub(crate) struct Layout {
-    pub(crate) integers: Vec<Field>,
+pub struct Layout {
+    /// The integers, in the order of the file.
+    pub integers: Vec<Field>,
     /// Whole entries: a key with its value, or a tensor's line of the table.
-    pub(crate) entries: Vec<(usize, usize)>,
-    pub(crate) header_end: usize,
+    pub entries: Vec<(usize, usize)>,
+    /// Where the table of tensors ends.
+    pub header_end: usize,
 }
 
-pub(crate) fn gguf(file: &[u8]) -> Layout {
+/// Those of a GGUF file's header.
+///
+/// # Panics
+/// If the file is not valid.
+#[must_use]
+pub fn gguf(file: &[u8]) -> Layout {
     let mut walk = Walk { file, at: 8, layout: Layout::default() };
     walk.layout.integers.push(Field { offset: 4, width: 4, decimal: false });
     let tensors = walk.int(8);
@@ -86,7 +97,12 @@ impl Walk<'_> {
     }
 }
 
-pub(crate) fn safetensors(file: &[u8]) -> Layout {
+/// Those of a safetensors file's header.
+///
+/// # Panics
+/// If the file is not valid.
+#[must_use]
+pub fn safetensors(file: &[u8]) -> Layout {
     let header = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
     let mut layout = Layout { header_end: 8 + header, ..Layout::default() };
     layout.integers.push(Field { offset: 0, width: 8, decimal: false });
@@ -121,7 +137,10 @@ pub(crate) fn safetensors(file: &[u8]) -> Layout {
 }
 
 /// Puts a value in a field's place. A decimal number may become longer; the header's length is then kept true.
-pub(crate) fn put(file: &mut Vec<u8>, field: Field, value: u64) {
+///
+/// # Panics
+/// If the field lies beyond the file.
+pub fn put(file: &mut Vec<u8>, field: Field, value: u64) {
     if !field.decimal {
         file[field.offset..field.offset + field.width].copy_from_slice(&value.to_le_bytes()[..field.width]);
         return;
@@ -133,7 +152,12 @@ pub(crate) fn put(file: &mut Vec<u8>, field: Field, value: u64) {
     file[..8].copy_from_slice(&len.to_le_bytes());
 }
 
-pub(crate) fn get(file: &[u8], field: Field) -> u64 {
+/// The value of a field.
+///
+/// # Panics
+/// If it lies beyond the file, or is no number.
+#[must_use]
+pub fn get(file: &[u8], field: Field) -> u64 {
     let bytes = &file[field.offset..field.offset + field.width];
     if field.decimal {
         return std::str::from_utf8(bytes).unwrap().parse().unwrap();
@@ -143,13 +167,18 @@ pub(crate) fn get(file: &[u8], field: Field) -> u64 {
     u64::from_le_bytes(wide)
 }
 
-/// The values most likely to break a size check.
-pub(crate) fn boundary_values(file: &[u8], field: Field) -> Vec<u64> {
+/// The values most likely to break a size check: 0, 1, the largest of each width and the first beyond it, and what
+/// lies beside the length of the file and the field's own value.
+#[must_use]
+pub fn boundary_values(file: &[u8], field: Field) -> Vec<u64> {
     let max = if field.decimal || field.width == 8 { u64::MAX } else { (1 << (8 * field.width)) - 1 };
     let len = file.len() as u64;
     let value = get(file, field);
     let mut values = vec![0, 1, max, max - 1, max / 2, max / 2 + 1, len - 1, len, len + 1];
+    values.extend([1 << 31, (1 << 32) - 1, 1 << 32]);
     values.extend([value.wrapping_add(1), value.wrapping_sub(1), value.wrapping_mul(2)]);
+    values.sort_unstable();
+    values.dedup();
     values.retain(|v| *v <= max && *v != value);
     values
 }
