@@ -174,7 +174,7 @@ mod fault {
     use std::{mem, ptr};
 
     /// Maps that are watched at a time; more are read without a net.
-    const WATCHED_MAX: usize = 2048;
+    const WATCHED_MAX: usize = 8192;
 
     /// A map that is watched. The handler may look at it at any time.
     struct Watched {

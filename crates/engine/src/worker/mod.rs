@@ -423,7 +423,14 @@ impl Worker {
 
     /// Requests of which nothing has been computed.
     fn n_queued(&self) -> usize {
-        self.jobs.iter().flatten().filter(|job| !job.has_started()).count()
+        let runs = |sequence: &Option<SequenceId>| {
+            sequence
+                .and_then(|id| self.scheduler.get(id))
+                .is_some_and(|s| s.status == SequenceStatus::Running)
+        };
+        let waits =
+            |job: &&Job| !job.has_started() && !job.answers.iter().any(|answer| runs(&answer.sequence));
+        self.jobs.iter().flatten().filter(waits).count()
     }
 
     /// Whether nobody has anything to be computed now.

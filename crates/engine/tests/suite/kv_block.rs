@@ -20,13 +20,19 @@ pub(crate) fn examine(folder: &Path, file: &[u8]) -> bool {
     true
 }
 
-/// Makes the checksum that of the rest, so that what is checked besides it is reached.
+/// The bytes of the key that the doors seal with.
+const KEY: u8 = 9;
+
+/// Makes the seal that of the rest, so that what is checked besides it is reached.
 pub(crate) fn seal(file: &mut [u8]) {
     if file.len() >= CHECKSUM.end {
-        let digest = Sha256::new()
+        let inner = Sha256::new()
+            .chain_update([KEY ^ 0x36; 32])
+            .chain_update([0x36; 32])
             .chain_update(&file[..CHECKSUM.start])
             .chain_update(&file[CHECKSUM.end..])
             .finalize();
-        file[CHECKSUM].copy_from_slice(&digest);
+        let outer = Sha256::new().chain_update([KEY ^ 0x5c; 32]).chain_update([0x5c; 32]);
+        file[CHECKSUM].copy_from_slice(&outer.chain_update(inner).finalize());
     }
 }
