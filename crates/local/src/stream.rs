@@ -16,7 +16,7 @@ use levain_engine::RequestHandle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Bytes of events that nobody has read yet, all answers of a model together. Beyond it, answers end whose own part is
-/// more than [`OWN_BYTES_MAX`].
+/// more than a mebibyte.
 pub const UNREAD_BYTES_MAX: usize = 64 << 20;
 const OWN_BYTES_MAX: usize = 1 << 20;
 
