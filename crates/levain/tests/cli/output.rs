@@ -126,6 +126,30 @@ fn a_wrong_configuration_is_refused_by_name() {
 }
 
 #[test]
+fn a_wrong_configuration_shows_no_key() {
+    let home = Home::new();
+    home.file(".config/levain/config.toml", "[serve]\napi_key = \"marked-key\n");
+    let ran = home.run(&["-vv", "list"]);
+    assert!(ran.code == 1 && ran.err.contains("at line 2"), "{}", ran.err);
+    assert!(!ran.err.contains("marked") && !ran.out.contains("marked"), "{ran:?}");
+    let keyed = |name, value| Home::new().var("LEVAIN_API_KEY", "marked-key-of-all").var(name, value);
+    for (name, value) in [
+        ("LEVAIN_HOST", "nowhere"),
+        ("LEVAIN_ORIGINS", "no origin"),
+        ("HF_ENDPOINT", "https://user:marked@hub.example"),
+        ("PIP_INDEX_URL", "ftp://user:marked@index.example"),
+    ] {
+        let ran = keyed(name, value).run(&["-vv", "serve", "hf:org/none"]);
+        assert!(ran.code == 1 && !ran.err.contains("marked"), "{name}: {ran:?}");
+    }
+    // Too short, and with characters that no header holds.
+    for key in ["marked", "marked key of all"] {
+        let ran = Home::new().var("LEVAIN_API_KEY", key).run(&["-vv", "serve", "hf:org/none"]);
+        assert!(ran.code == 1 && !ran.err.contains("marked"), "{ran:?}");
+    }
+}
+
+#[test]
 fn one_variable_moves_everything() {
     let home = Home::new();
     let elsewhere = home.dir.path().join("elsewhere");
