@@ -229,6 +229,15 @@ impl Settings {
             if text.is_none() && named == Some(&path) {
                 return Err(CliError::input(format!("there is no configuration file {}", path.display())));
             }
+            if text.is_some() && !is_named {
+                // It says which model and template to take, and who may call.
+                levain_hub::check_owners(&path).map_err(|error| {
+                    CliError::input_with(
+                        error.to_string(),
+                        "make it yours (chown) and yours alone (chmod go-w), or name a file that you trust with --config",
+                    )
+                })?;
+            }
             settings.files.push(ConfigFile { path: path.clone(), found: text.is_some() });
             if let Some(text) = text {
                 settings.add_file(&path, &text)?;

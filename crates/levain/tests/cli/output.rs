@@ -149,6 +149,22 @@ fn a_wrong_configuration_shows_no_key() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn a_configuration_that_others_may_write_to_is_refused_unless_it_is_named() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = Home::new();
+    let file = home.file(".config/levain/config.toml", "threads = 2\n");
+    assert_eq!(home.run(&["list"]).code, 0);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let ran = home.run(&["list"]);
+    assert_eq!(ran.code, 1);
+    for said in ["config.toml is not trusted", "others may write to it", "--config"] {
+        assert!(ran.err.contains(said), "{}", ran.err);
+    }
+    assert_eq!(home.run(&["--config", file.to_str().unwrap(), "list"]).code, 0);
+}
+
 #[test]
 fn one_variable_moves_everything() {
     let home = Home::new();
