@@ -149,6 +149,22 @@ fn a_wrong_configuration_shows_no_key() {
     }
 }
 
+#[test]
+fn short_keys_are_warned_of_and_refused_where_other_machines_try_them() {
+    let serve = |key: &str, more: &[&str]| {
+        let args: Vec<&str> = ["serve", "hf:org/none"].iter().chain(more).copied().collect();
+        let ran = Home::new().var("LEVAIN_API_KEY", key).var("LEVAIN_OFFLINE", "1").run(&args);
+        assert!(ran.code == 1 && !ran.err.contains(key), "{ran:?}");
+        ran.err
+    };
+    let short = serve("8-signs!", &[]);
+    assert!(short.contains("warning:") && short.contains("openssl rand -hex 32"), "{short}");
+    let open = serve("8-signs!", &["--listen", "0.0.0.0:0"]);
+    assert!(!open.contains("warning:") && open.contains("16 or more"), "{open}");
+    let long = serve("0123456789abcdef", &[]);
+    assert!(!long.contains("warning:"), "{long}");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_configuration_that_others_may_write_to_is_refused_unless_it_is_named() {
