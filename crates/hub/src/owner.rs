@@ -5,9 +5,9 @@ use std::path::Path;
 use crate::HubError;
 
 /// Refuses a path on whose way somebody other than this user and the system has a say: by owning a folder or a link,
-/// or by the right to write to a folder. Only a folder on the way may be open to all, and only if each has to leave alone
-/// there what is others' (the sticky bit, as of `/tmp`). What does not exist yet, or can't be reached, is not looked
-/// at: ask again once it is there.
+/// or by the right to write to a folder. Only a folder on the way may be open to all, and only if each has to leave
+/// alone there what is others' (the sticky bit, as of `/tmp`). What does not exist yet, or can't be reached, is not
+/// looked at: ask again once it is there.
 ///
 /// # Errors
 /// [`HubError::Untrusted`] with the place, and what the system answers otherwise.
@@ -95,7 +95,8 @@ fn is_unmapped(user: u32) -> bool {
     user == OVERFLOW && std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !knows_all(map))
 }
 
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::{PermissionsExt as _, chown, lchown, symlink};

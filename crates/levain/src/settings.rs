@@ -234,7 +234,7 @@ impl Settings {
                 levain_hub::check_owners(&path).map_err(|error| {
                     CliError::input_with(
                         error.to_string(),
-                        "make it yours (chown) and yours alone (chmod go-w), or name a file that you trust with --config",
+                        "make it yours (chown) and yours alone (chmod go-w), or name a file that you trust by --config",
                     )
                 })?;
             }
