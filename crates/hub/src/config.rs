@@ -6,7 +6,7 @@ use std::time::Duration;
 use reqwest::Url;
 
 use crate::pip::PipConfig;
-use crate::{HubError, disk};
+use crate::{HubError, check_owners, disk};
 
 const HF_ENDPOINT: &str = "https://huggingface.co";
 
@@ -117,9 +117,11 @@ impl HubConfig {
         self.hf_cache.as_deref().ok_or(HubError::NoHome)
     }
 
-    /// Levain's own store.
+    /// Levain's own store, if nobody else has a say in it.
     pub(crate) fn store(&self) -> Result<&Path, HubError> {
-        self.store.as_deref().ok_or(HubError::NoHome)
+        let store = self.store.as_deref().ok_or(HubError::NoHome)?;
+        check_owners(store)?;
+        Ok(store)
     }
 }
 
@@ -180,6 +182,10 @@ fn endpoint(value: Option<String>) -> Result<Url, HubError> {
     let url = Url::parse(text.trim_end_matches('/')).map_err(|error| bad(error.to_string()))?;
     if !matches!(url.scheme(), "https" | "http") || url.host().is_none() {
         return Err(bad("it is no http address".into()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        // They would not be sent, and an address is shown.
+        return Err(bad("it holds a user name or a password; a token goes into HF_TOKEN".into()));
     }
     Ok(url)
 }
@@ -268,6 +274,27 @@ mod tests {
         assert_eq!(token(&[("HF_TOKEN", "new"), ("HUGGING_FACE_HUB_TOKEN", "old")]).as_deref(), Some("new"));
         assert_eq!(token(&[("HF_TOKEN", " \n")]).as_deref(), Some("from_file"));
         assert_eq!(token(&[("HF_TOKEN", "new"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")]), None);
+    }
+
+    #[test]
+    fn wrong_addresses_are_refused_without_showing_their_passwords() {
+        for (name, value) in [
+            ("HF_ENDPOINT", "https://user:marked@hub.example"),
+            ("HF_ENDPOINT", "https://marked@hub.example"),
+            ("HF_ENDPOINT", "https://user:marked@hub.example:99999"),
+            ("HF_ENDPOINT", "ftp://user:marked@hub.example"),
+            ("PIP_INDEX_URL", "https://user:marked@index.example:99999/simple"),
+            ("PIP_INDEX_URL", "ftp://user:marked@index.example/simple"),
+            ("PIP_EXTRA_INDEX_URL", "https://user:marked@/simple https://user:marked@[/"),
+        ] {
+            let var = |asked: &str| match asked {
+                "PIP_CONFIG_FILE" => Some("/dev/null".to_owned()),
+                _ => (asked == name).then(|| value.to_owned()),
+            };
+            let error = HubConfig::from_env(&var).unwrap_err();
+            let told = format!("{error} {error:?} {:?}", error.hint());
+            assert!(!told.contains("marked"), "{value}: {told}");
+        }
     }
 
     #[test]

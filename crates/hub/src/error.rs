@@ -266,6 +266,14 @@ pub enum HubError {
         /// The system's answer.
         source: std::io::Error,
     },
+    /// Somebody else has a say in what a folder or file holds.
+    #[error("{} is not trusted: {reason}", .path.display())]
+    Untrusted {
+        /// The folder, file or link.
+        path: PathBuf,
+        /// Who has a say, and by what.
+        reason: String,
+    },
     /// Something that should not happen.
     #[error("internal error: {0}")]
     Internal(String),
@@ -341,6 +349,11 @@ impl HubError {
             }
             Self::Io { source, .. } if is_locked(source) => Some(
                 "name a folder that can be written: LEVAIN_HOME moves all of Levain's, HF_HOME the hub's cache".into(),
+            ),
+            Self::Untrusted { .. } => Some(
+                "make it yours (chown) and yours alone (chmod go-w), or name another folder: LEVAIN_HOME moves all of \
+                 Levain's"
+                    .into(),
             ),
             Self::NoHome => Some(
                 "set one of them to a folder that can be written; a model's file needs none: levain run ./model.gguf"

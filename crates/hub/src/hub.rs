@@ -253,7 +253,7 @@ impl Hub {
     async fn pull_url(&self, url: &Url, progress: &dyn Progress) -> Result<StoredModel, HubError> {
         let dir = store::url_dir(&self.config, url.as_str())?;
         if let Some(model) = Manifest::read(&dir) {
-            return Ok(model);
+            return store::trusted(model);
         }
         let parts = quant::all_parts(&reference::url_file_name(url));
         progress.event(PullEvent::Plan { files: parts.len(), bytes: None });
@@ -294,8 +294,9 @@ impl Hub {
         }
         let open = parts.first().cloned().unwrap_or_default();
         Manifest::new(url.to_string(), shown(url), open, files).write(&dir)?;
-        Manifest::read(&dir)
-            .ok_or_else(|| HubError::Internal(format!("{} was fetched but can't be found", shown(url))))
+        let model = Manifest::read(&dir)
+            .ok_or_else(|| HubError::Internal(format!("{} was fetched but can't be found", shown(url))))?;
+        store::trusted(model)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::pypi::Version;
-use crate::{HubConfig, HubError, ModelRef, disk, hf, names, nearest};
+use crate::{HubConfig, HubError, ModelRef, check_owners, disk, hf, names, nearest};
 
 const MANIFEST: &str = "levain.json";
 const MANIFEST_BYTES_MAX: u64 = 4 << 20;
@@ -156,12 +156,13 @@ pub(crate) fn find(config: &HubConfig, reference: &ModelRef) -> Result<Option<St
         ModelRef::Hf(of) => hf::find(config.hf_cache()?, of),
         ModelRef::PyPi { package, version } => {
             let mut models = package_versions(&package_dir(config, package)?).into_iter();
-            match version {
+            let model = match version {
                 None => models.next(),
                 Some(version) => models.find(|model| model.revision.as_ref() == Some(version)),
-            }
+            };
+            model.map(trusted).transpose()?
         }
-        ModelRef::Url(url) => Manifest::read(&url_dir(config, url.as_str())?),
+        ModelRef::Url(url) => Manifest::read(&url_dir(config, url.as_str())?).map(trusted).transpose()?,
         ModelRef::Hosted { provider, model } => {
             return Err(HubError::Hosted { provider: provider.clone(), model: model.clone() });
         }
@@ -169,6 +170,13 @@ pub(crate) fn find(config: &HubConfig, reference: &ModelRef) -> Result<Option<St
             return Err(HubError::UnknownName { name: name.clone(), nearest: nearest_stored(config, name) });
         }
     })
+}
+
+/// A model of Levain's own store, if nobody else has a say in what its files hold. The shared cache may be meant for
+/// several users, and is theirs to guard.
+pub(crate) fn trusted(model: StoredModel) -> Result<StoredModel, HubError> {
+    model.files.iter().try_for_each(|file| check_owners(&file.path))?;
+    Ok(model)
 }
 
 /// As [`find`], but a model that is not here is an error.

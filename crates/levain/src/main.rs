@@ -8,6 +8,7 @@ mod commands;
 mod default_model;
 mod env;
 mod error;
+mod log;
 mod model;
 mod paths;
 mod printer;
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
         }
     };
     let printer = Printer::new(cli.global.color, cli.global.quiet, cli.global.verbose);
-    start_log(cli.global.verbose, printer.colours_errors());
+    log::start(cli.global.verbose, printer.colours_errors());
     let outcome = App::new(printer, cli.global.config.as_deref()).and_then(|app| {
         let outcome = commands::run(&app, cli.command);
         app.shut_down();
@@ -59,24 +60,6 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
-}
-
-/// Log lines go to standard error: warnings unless `-v` or `LEVAIN_LOG` asks for more.
-fn start_log(verbose: u8, coloured: bool) {
-    use tracing_subscriber::EnvFilter;
-    let default = match verbose {
-        0 => "warn",
-        1 => "levain=info,levain_engine=info,levain_local=info,levain_server=info,warn",
-        _ => "debug",
-    };
-    let wanted = env::get(env::LEVAIN_LOG).unwrap_or_else(|| default.to_owned());
-    let filter = EnvFilter::try_new(&wanted).unwrap_or_else(|_| EnvFilter::new(default));
-    // A file or a pipe is to hold plain text.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(coloured)
-        .with_writer(std::io::stderr)
-        .try_init();
 }
 
 /// Reads `LEVAIN_KERNELS`, `LEVAIN_PREFETCH` and `LEVAIN_BF16_DOT`, so that a value that can't be followed is refused and

@@ -174,13 +174,31 @@ impl fmt::Display for Origin {
 }
 
 /// All settings that somebody set.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Settings {
     values: BTreeMap<&'static str, (String, Origin)>,
     aliases: BTreeMap<String, (String, PathBuf)>,
     files: Vec<ConfigFile>,
     /// Files that nobody named and that this user may not read.
     unreadable: Vec<PathBuf>,
+}
+
+/// Without the values of secrets.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_secret = |key: &str| SETTINGS.iter().any(|setting| setting.key == key && setting.secret);
+        let values: BTreeMap<_, _> = self
+            .values
+            .iter()
+            .map(|(key, (value, origin))| (key, (if is_secret(key) { "…" } else { value.as_str() }, origin)))
+            .collect();
+        f.debug_struct("Settings")
+            .field("values", &values)
+            .field("aliases", &self.aliases)
+            .field("files", &self.files)
+            .field("unreadable", &self.unreadable)
+            .finish()
+    }
 }
 
 /// A configuration file and whether it is there.
@@ -210,6 +228,15 @@ impl Settings {
             };
             if text.is_none() && named == Some(&path) {
                 return Err(CliError::input(format!("there is no configuration file {}", path.display())));
+            }
+            if text.is_some() && !is_named {
+                // It says which model and template to take, and who may call.
+                levain_hub::check_owners(&path).map_err(|error| {
+                    CliError::input_with(
+                        error.to_string(),
+                        "make it yours (chown) and yours alone (chmod go-w), or name a file that you trust by --config",
+                    )
+                })?;
             }
             settings.files.push(ConfigFile { path: path.clone(), found: text.is_some() });
             if let Some(text) = text {
@@ -479,5 +506,34 @@ mod tests {
         assert!(settings.add_file(path, "threads = 1.5").is_err());
         assert!(settings.add_file(path, "[aliases]\nx = \"../..\\u0000\"").is_err());
         assert!(settings.add_file(path, "= 1").unwrap_err().to_string().contains("not valid TOML"));
+    }
+
+    #[test]
+    fn no_error_and_no_dump_shows_a_key() {
+        for (text, said) in [
+            ("[serve]\napi_key = \"marked-key", "not valid TOML at line 2, column"),
+            ("[serve]\napi_key = marked-key", "line 2"),
+            ("[serve]\napi_key \"marked-key\"", "line 2"),
+            ("[serve]\napi_key = \"marked-key\" trailing", "line 2"),
+            ("[serve]\napi_key = 'marked-key\u{1}'", "line 2"),
+            ("[serve]\napi_key = \"marked-key\\q\"", "line 2"),
+            ("[serve]\napi_key = [\"marked-key\"", "line 2"),
+            ("[serve]\napi_key = \"marked-key\"\napi_key = \"marked-key\"", "line 3"),
+            ("serve.api_key = \"marked-key\"\n[serve]\n", "line 2"),
+            ("[serve]\napi_key = [{ a = \"marked-key\" }]", "wrong type"),
+            ("[serve]\napi_key = { value = \"marked-key\" }", "serve.api_key.value"),
+            ("[serve]\napi_kee = \"marked-key\"", "serve.api_kee"),
+            ("api_key = \"marked-key\"", "no setting api_key"),
+            ("[serve]\napi_key = \"marked-key\"\nlisten = \"nowhere\"", "serve.listen"),
+        ] {
+            let error = Settings::default().add_file(Path::new("/c.toml"), text).unwrap_err();
+            let told = format!("{error} {error:?} {:?}", error.hint());
+            assert!(told.contains(said), "{text}: {told}");
+            assert!(!told.contains("marked"), "{text}: {told}");
+        }
+        let mut settings = Settings::default();
+        settings.add_file(Path::new("/c.toml"), "threads = 3\n[serve]\napi_key = \"marked-key\"").unwrap();
+        let dump = format!("{settings:?}");
+        assert!(dump.contains("api_key") && dump.contains('3') && !dump.contains("marked"), "{dump}");
     }
 }

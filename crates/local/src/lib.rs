@@ -45,5 +45,5 @@ pub use reasoning::{Piece, PromptState, ReasoningSplitter, Section, ThinkTags};
 pub use sandbox::{TemplateWorker, run_template_worker};
 pub use stop::{STOP_BYTES_MAX, STOP_TEXTS_MAX, StopMatcher, StopOutput};
 pub use stream::UNREAD_BYTES_MAX;
-pub use template::PromptRenderer;
+pub use template::{PromptRenderer, bare_template};
 pub use tools::{ToolParser, ToolPiece, ToolSyntax};

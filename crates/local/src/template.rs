@@ -296,6 +296,24 @@ pub(crate) fn prompt(
     template.prompt(tokenizer, request, date, cancelled)
 }
 
+/// A chat template without a model, rendered by `worker` where there is one, as a model's is.
+///
+/// # Errors
+/// If it is no valid template.
+pub fn bare_template(
+    source: &str,
+    bos: &str,
+    eos: &str,
+    worker: Option<&TemplateWorker>,
+) -> Result<ChatTemplate, TokenizerError> {
+    match worker {
+        Some(worker) => ChatTemplate::new_by(source, bos, eos, &|source| {
+            Ok(Arc::new(TemplateProcesses::start(worker, source)?))
+        }),
+        None => ChatTemplate::new(source, bos, eos),
+    }
+}
+
 /// A vocabulary and its chat template without weights: it shows what the model would see.
 pub struct PromptRenderer {
     tokenizer: Tokenizer,

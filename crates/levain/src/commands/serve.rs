@@ -11,6 +11,9 @@ use crate::error::CliError;
 use crate::model::{self, Setup};
 use crate::{default_model, settings};
 
+/// With fewer characters a key can be found by trying.
+const KEY_CHARS_ADVISED: usize = 16;
+
 /// Serves until Ctrl-C or SIGTERM; a second one ends at once.
 pub(crate) fn run(app: &App, args: &ServeArgs) -> Result<(), CliError> {
     let config = server_config(app, args)?;
@@ -76,6 +79,14 @@ fn server_config(app: &App, args: &ServeArgs) -> Result<ServerConfig, CliError> 
     if let Some(keys) = app.settings.get("serve.api_key") {
         for (n, key) in keys.split(',').map(str::trim).enumerate() {
             config.api_keys.push(ApiKey::new(format!("configured {}", n + 1), key)?);
+            // Where other machines reach the server, it refuses such a key.
+            if key.len() < KEY_CHARS_ADVISED && config.listen.ip().to_canonical().is_loopback() {
+                app.printer.warn(format_args!(
+                    "API key {} has fewer than {KEY_CHARS_ADVISED} characters and may be guessed: `openssl rand -hex \
+                     32` makes a good one",
+                    n + 1
+                ));
+            }
         }
     }
     if let Some(free) = levain_engine::free_memory() {

@@ -19,6 +19,8 @@ pub(crate) struct Session {
     /// `None` only while one model makes room for another.
     loaded: Option<Loaded>,
     setup: Setup,
+    /// The model that the conversation began with, and that `setup` was made for.
+    first: String,
     args: AnswerArgs,
     /// Without the system message.
     messages: Vec<Message>,
@@ -37,7 +39,8 @@ impl Session {
     /// An empty conversation.
     pub(crate) fn new(hub: Hub, loaded: Loaded, stored: StoredModel, setup: Setup, args: AnswerArgs) -> Self {
         let (messages, totals) = (Vec::new(), Totals::default());
-        Self { hub, stored, loaded: Some(loaded), setup, args, messages, totals }
+        let first = stored.reference.clone();
+        Self { hub, stored, loaded: Some(loaded), setup, first, args, messages, totals }
     }
 
     /// Who answers.
@@ -180,12 +183,22 @@ impl Session {
         outcome
     }
 
+    /// How a model is loaded. A chat template that was named beside a model is meant for that one; one of the
+    /// configuration is meant for all.
+    fn setup_for(&self, app: &App, reference: &str) -> Result<Setup, CliError> {
+        let mut setup = self.setup.clone();
+        if reference != self.first {
+            setup.chat_template = app.chat_template(None)?;
+        }
+        Ok(setup)
+    }
+
     /// Goes on with another model. The old one makes room first, and comes back if the new one can't be had.
     fn change_model(&mut self, app: &App, name: &str) -> Result<(), CliError> {
         let stored = app.obtain(&self.hub, name)?;
+        let before = self.setup_for(app, &self.stored.reference)?;
+        let setup = self.setup_for(app, &stored.reference)?;
         self.loaded = None;
-        // A chat template that was given is meant for the model that was named with it.
-        let setup = Setup { chat_template: None, ..self.setup.clone() };
         match model::load(app, &stored, &setup) {
             Ok(loaded) => {
                 self.loaded = Some(loaded);
@@ -195,10 +208,16 @@ impl Session {
                     self.model_name(),
                     self.context_length()
                 ));
+                if self.setup.chat_template.is_some() && setup.chat_template != self.setup.chat_template {
+                    app.printer.say(format_args!(
+                        "{DIM}the chat template that was given is for {} and does not hold here{DIM:#}",
+                        self.first
+                    ));
+                }
                 Ok(())
             }
             Err(error) => {
-                self.loaded = Some(model::load(app, &self.stored, &self.setup)?);
+                self.loaded = Some(model::load(app, &self.stored, &before)?);
                 app.printer.say(format_args!("{DIM}{} stays{DIM:#}", self.stored.reference));
                 Err(error)
             }

@@ -314,6 +314,25 @@ fn a_chat_template_of_ones_own_can_be_given_everywhere() {
 }
 
 #[test]
+fn a_chat_template_is_kept_for_the_model_that_it_was_given_for() {
+    let (home, _one, first) = model();
+    let (_, _other, second) = model();
+    let own = home.file("own.jinja", "{{ raise_exception('of my own') }}");
+    let own = own.to_str().unwrap();
+    let talk = format!("Hi\n/model {second}\nHi\n/model {first}\nHi\n");
+    let args = ["chat", &first, "--max-tokens", "2"];
+    let named: Vec<&str> = args.iter().copied().chain(["--chat-template", own]).collect();
+    let ran = home.run_with(&named, &talk);
+    assert_eq!(ran.err.matches("of my own").count(), 2, "{}", ran.err);
+    assert_eq!(ran.err.matches("does not hold here").count(), 1, "{}", ran.err);
+    assert!(ran.err.contains(&format!("that was given is for {first}")), "{}", ran.err);
+    // The one of the configuration is for all.
+    let ran = home.var("LEVAIN_CHAT_TEMPLATE", own).run_with(&args, &talk);
+    assert_eq!(ran.err.matches("of my own").count(), 3, "{}", ran.err);
+    assert!(!ran.err.contains("does not hold here"), "{}", ran.err);
+}
+
+#[test]
 fn a_model_that_is_named_by_its_path_needs_no_home() {
     let (home, _model, path) = model();
     let ask = ["run", &path, "--max-tokens", "2", "--temperature", "0", "-q", "hi"];

@@ -126,6 +126,62 @@ fn a_wrong_configuration_is_refused_by_name() {
 }
 
 #[test]
+fn a_wrong_configuration_shows_no_key() {
+    let home = Home::new();
+    home.file(".config/levain/config.toml", "[serve]\napi_key = \"marked-key\n");
+    let ran = home.run(&["-vv", "list"]);
+    assert!(ran.code == 1 && ran.err.contains("at line 2"), "{}", ran.err);
+    assert!(!ran.err.contains("marked") && !ran.out.contains("marked"), "{ran:?}");
+    let keyed = |name, value| Home::new().var("LEVAIN_API_KEY", "marked-key-of-all").var(name, value);
+    for (name, value) in [
+        ("LEVAIN_HOST", "nowhere"),
+        ("LEVAIN_ORIGINS", "no origin"),
+        ("HF_ENDPOINT", "https://user:marked@hub.example"),
+        ("PIP_INDEX_URL", "ftp://user:marked@index.example"),
+    ] {
+        let ran = keyed(name, value).run(&["-vv", "serve", "hf:org/none"]);
+        assert!(ran.code == 1 && !ran.err.contains("marked"), "{name}: {ran:?}");
+    }
+    // Too short, and with characters that no header holds.
+    for key in ["marked", "marked key of all"] {
+        let ran = Home::new().var("LEVAIN_API_KEY", key).run(&["-vv", "serve", "hf:org/none"]);
+        assert!(ran.code == 1 && !ran.err.contains("marked"), "{ran:?}");
+    }
+}
+
+#[test]
+fn short_keys_are_warned_of_and_refused_where_other_machines_try_them() {
+    let serve = |key: &str, more: &[&str]| {
+        let args: Vec<&str> = ["serve", "hf:org/none"].iter().chain(more).copied().collect();
+        let ran = Home::new().var("LEVAIN_API_KEY", key).var("LEVAIN_OFFLINE", "1").run(&args);
+        assert!(ran.code == 1 && !ran.err.contains(key), "{ran:?}");
+        ran.err
+    };
+    let short = serve("8-signs!", &[]);
+    assert!(short.contains("warning:") && short.contains("openssl rand -hex 32"), "{short}");
+    let open = serve("8-signs!", &["--listen", "0.0.0.0:0"]);
+    assert!(!open.contains("warning:") && open.contains("16 or more"), "{open}");
+    let long = serve("0123456789abcdef", &[]);
+    assert!(!long.contains("warning:"), "{long}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_configuration_that_others_may_write_to_is_refused_unless_it_is_named() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = Home::new();
+    let file = home.file(".config/levain/config.toml", "threads = 2\n");
+    assert_eq!(home.run(&["list"]).code, 0);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let ran = home.run(&["list"]);
+    assert_eq!(ran.code, 1);
+    for said in ["config.toml is not trusted", "others may write to it", "--config"] {
+        assert!(ran.err.contains(said), "{}", ran.err);
+    }
+    assert_eq!(home.run(&["--config", file.to_str().unwrap(), "list"]).code, 0);
+}
+
+#[test]
 fn one_variable_moves_everything() {
     let home = Home::new();
     let elsewhere = home.dir.path().join("elsewhere");

@@ -90,6 +90,26 @@ fn a_template_that_asks_for_too_much_ends_its_own_process_only() {
     }
 }
 
+#[test]
+fn a_template_without_a_model_is_bounded_as_a_models_own() {
+    let home = Home::new();
+    let messages = home.file("m.json", r#"[{"role":"user","content":"hello"}]"#);
+    let file = home.file("t.jinja", "");
+    let args =
+        ["render", "--template", file.to_str().unwrap(), "--messages", messages.to_str().unwrap(), "--json"];
+    for (what, template) in EXPENSIVE {
+        std::fs::write(&file, template).unwrap();
+        let mut command = home.command(&args);
+        limit_memory(&mut command);
+        let ran = ran(&command.output().unwrap());
+        assert!(ran.code == 0 || ran.code == 1, "{what}: {ran:?}");
+        assert!(ran.err.len() < 2_000, "{what}: {ran:?}");
+        if ran.code == 1 {
+            assert!(ran.err.contains("template"), "{what}: {ran:?}");
+        }
+    }
+}
+
 /// Far less than these templates ask for.
 fn limit_memory(command: &mut std::process::Command) {
     // Set by a shell, as the call that sets it here would be unsafe.

@@ -69,9 +69,17 @@ impl ChatTemplate {
     /// # Errors
     /// If it is no valid template.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self> {
+        Self::new_by(source, bos, eos, &in_process)
+    }
+
+    /// As [`new`](Self::new), rendered by what `renderer` makes of the source.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn new_by(source: &str, bos: &str, eos: &str, renderer: &MakeRenderer<'_>) -> Result<Self> {
         let control = [bos, eos].iter().filter(|t| !t.is_empty()).map(|t| (*t).to_owned()).collect();
         let variables = vec![("bos_token", bos.to_owned()), ("eos_token", eos.to_owned())];
-        Self::compile(source, variables, control, &in_process)
+        Self::compile(source, variables, control, renderer)
     }
 
     fn compile(
