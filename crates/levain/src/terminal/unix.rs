@@ -12,6 +12,8 @@ use rustix::termios::{
 /// Marks of a paste, so that its line ends are told from Enter.
 const PASTE_MARKS_ON: &[u8] = b"\x1b[?2004h";
 const PASTE_MARKS_OFF: &[u8] = b"\x1b[?2004l";
+/// How long a terminal that is full of an answer may take to make room for them.
+const FULL: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 
 /// The terminal at standard input and output.
 #[derive(Debug, Clone)]
@@ -150,7 +152,7 @@ fn set(modes: &Termios, paste_marks: &[u8]) {
     let _ = tcsetattr(stdin(), OptionalActions::Now, modes);
     let out = stdout();
     let mut ready = [PollFd::new(&out, PollFlags::OUT)];
-    if poll(&mut ready, Some(&Timespec::default())).is_ok_and(|count| count > 0) {
+    if poll(&mut ready, Some(&FULL)).is_ok_and(|count| count > 0) {
         // Past the lock of standard output, which may be held by a thread that will never write again.
         let _ = rustix::io::write(&out, paste_marks);
     }
