@@ -143,6 +143,7 @@ impl EngineError {
         match self {
             Self::Kernel(error) => Self::Kernel(error.clone()),
             Self::Panicked { message } => Self::Panicked { message: message.clone() },
+            Self::Constraint { reason } => Self::Constraint { reason: reason.clone() },
             other => {
                 let weights = if let Self::Weights(error) = other { error.again() } else { None };
                 weights.map_or_else(|| Self::Panicked { message: other.to_string() }, Self::Weights)

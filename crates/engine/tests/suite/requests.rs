@@ -255,6 +255,10 @@ fn a_failing_constraint_ends_its_own_answer_only() {
         });
         assert_eq!(outcome.answers[0].tokens.len(), 1);
         assert!(outcome.answers[0].error().contains(message), "{}", outcome.answers[0].error());
+        // What a constraint rules out is its author's affair, a panic is ours.
+        let reason = outcome.answers[0].reason.as_ref();
+        let is_authors = matches!(reason, Some(FinishReason::Error(EngineError::Constraint { .. })));
+        assert_eq!(is_authors, way != 1, "{reason:?}");
         assert_eq!(outcome.answers[1].tokens, [7, 8]);
     }
     assert_eq!(healthy.wait().answers[0].tokens.len(), 60);
