@@ -48,7 +48,7 @@ pub(super) struct Licences {
 #[serde(deny_unknown_fields)]
 pub(super) struct Bans {
     #[serde(rename = "multiple-versions")]
-    _multiple_versions: Allow,
+    _multiple_versions: Warn,
     pub(super) deny: Vec<Ban>,
 }
 
@@ -77,11 +77,11 @@ enum Deny {
     Deny,
 }
 
-/// The one level of a rule that is not checked here.
+/// The one level of a rule that breaks nothing: `cargo deny` tells of it, and it is not checked here.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Allow {
-    Allow,
+enum Warn {
+    Warn,
 }
 
 impl Policy {
@@ -136,6 +136,7 @@ mod tests {
             ("[licenses]\n", "[licenses]\nconfidence-threshold = 0.9\n"),
             ("[sources]\n", "[sources]\nallow-git = [\"https://example.org\"]\n"),
             ("unknown-git = \"deny\"", "unknown-git = \"allow\""),
+            ("multiple-versions = \"warn\"", "multiple-versions = \"deny\""),
             ("unknown-git = \"deny\"", ""),
             ("crate = \"openssl\"", "crate = \"openssl@1\""),
             ("crate = \"openssl\"", "name = \"openssl\""),
