@@ -154,6 +154,7 @@ pub(crate) fn moe_mlp_on(
         return;
     }
     let entries = routing.experts.len();
+    assert!(u32::try_from(entries).is_ok(), "entries are counted in 32 bits");
     let kernels = Kernels::of(isa);
     ws.reserve_scratch(pool.threads());
     ws.reserve_hidden(entries, width);

@@ -47,9 +47,10 @@ mod tests {
             is_refused(|| table.apply(&pool, x, heads, dim, offset, positions))
         };
         let mut x = [0.0; 8];
-        // Heads times dimensions is 2^64, so nothing was left of it, or 8.
+        // Heads times dimensions is 2^64, so nothing was left of it, or 2^64 + 8.
         assert!(turn(&mut [], HALF, HALF, 0, &[1, 2]));
-        assert!(turn(&mut x, HALF, HALF + 8 / HALF, 0, &[1]));
+        #[cfg(target_pointer_width = "64")]
+        assert!(turn(&mut x, 24, 768_614_336_404_564_651, 0, &[1]));
         assert!(turn(&mut x, 1, 8, usize::MAX - 1, &[1]));
         assert!(!turn(&mut x, 1, 8, 4, &[1]));
 
