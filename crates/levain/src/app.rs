@@ -178,6 +178,12 @@ impl App {
                     "name one with --cache-dir",
                 )
             })?;
+            levain_hub::check_owners(&folder).map_err(|error| {
+                CliError::input_with(
+                    error.to_string(),
+                    "name another folder for the KV cache with --cache-dir",
+                )
+            })?;
             let key = crate::seal::key()?;
             config.disk_cache = Some(DiskCacheConfig { folder, bytes_max, key, always_read: false });
         }

@@ -25,7 +25,8 @@ use store::Store;
 /// Where blocks of the KV cache are kept on the disk, and how many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskCacheConfig {
-    /// The folder. It is made if it is not there, and only its owner may write to it.
+    /// The folder. It is made if it is not there, and only its owner may write to it. Who owns it, and the way to it, is
+    /// for the caller to look at.
     pub folder: PathBuf,
     /// The most bytes of files, those of other models in the same folder included.
     pub bytes_max: u64,

@@ -155,34 +155,6 @@ fn strange_things_in_the_folder() {
 }
 
 #[test]
-#[cfg(unix)]
-fn a_folder_is_refused_on_whose_way_somebody_else_has_a_say() {
-    use std::os::unix::fs::{PermissionsExt, chown, symlink};
-    let root = tempfile::tempdir().unwrap();
-    let open = |path: &Path| Store::open(path, 10 * FILE_BYTES, IDENTITY, KEY, BLOCK_BYTES).map(drop);
-    let refusal = |path: &Path| open(path).unwrap_err().to_string();
-    let shared = root.path().join("shared");
-    fs::create_dir(&shared).unwrap();
-    open(&shared.join("kv")).unwrap();
-    fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
-    assert!(refusal(&shared.join("kv")).contains("exchange"));
-    // As in a folder for temporary files, where each has to leave alone what is others'.
-    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
-    open(&shared.join("kv")).unwrap();
-    symlink(shared.join("kv"), root.path().join("link")).unwrap();
-    open(&root.path().join("link")).unwrap();
-    if rustix::process::geteuid().is_root() {
-        let foreign = root.path().join("foreign");
-        fs::create_dir(&foreign).unwrap();
-        open(&foreign.join("kv")).unwrap();
-        chown(&foreign, Some(12_345), None).unwrap();
-        assert!(refusal(&foreign.join("kv")).contains("somebody else"));
-        std::os::unix::fs::lchown(root.path().join("link"), Some(12_345), None).unwrap();
-        assert!(refusal(&root.path().join("link")).contains("somebody else"));
-    }
-}
-
-#[test]
 fn files_that_were_sealed_with_another_key_do_not_count() {
     let root = tempfile::tempdir().unwrap();
     store(root.path(), 10).write(name(1), ROOT, &contents(1)).unwrap();

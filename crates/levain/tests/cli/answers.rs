@@ -359,3 +359,24 @@ fn a_model_that_is_named_by_its_path_needs_no_home() {
     });
     assert_eq!(bare.ok(), answer);
 }
+
+#[cfg(unix)]
+#[test]
+fn a_cache_folder_is_refused_in_which_others_have_a_say() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (home, _model, path) = model();
+    let shared = home.dir.path().join("shared");
+    let folder = shared.join("kv");
+    let run = || {
+        let folder = folder.to_str().unwrap();
+        home.run(&["run", &path, "--cache-disk", "64M", "--cache-dir", folder, "--max-tokens", "1", "Hello"])
+    };
+    assert_eq!(run().code, 0);
+    assert!(folder.is_dir());
+    std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let refused = run();
+    assert_eq!(refused.code, 1);
+    for said in ["shared is not trusted", "others may write to it", "--cache-dir"] {
+        assert!(refused.err.contains(said), "{}", refused.err);
+    }
+}
