@@ -121,6 +121,16 @@ impl Screen {
         modes(&self.pty)
     }
 
+    /// Waits for the terminal to have such modes.
+    #[track_caller]
+    pub(super) fn expect_modes(&self, fine: impl Fn(&Modes) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !fine(&self.modes()) {
+            assert!(Instant::now() < deadline, "the modes stay {:?}", self.modes());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Waits for a text after what was expected before, and returns all up to its end.
     #[track_caller]
     pub(super) fn expect(&mut self, text: &str) -> String {
